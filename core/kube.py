@@ -131,7 +131,13 @@ class KubeApi(Protocol):
         """The object after a server-side apply of the fields in `obj`; fields that this manager no longer gives are removed."""
 
     def delete(
-        self, resource: Resource, namespace: str, name: str, *, uid: str | None = None, grace_period_s: int | None = None
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        grace_period_s: int | None = None,
     ) -> None:
         """Deletes the object; nothing happens when it is gone already, or when `uid` is not its UID."""
 

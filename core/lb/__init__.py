@@ -1,0 +1,1 @@
+"""Load balancing: the flow hash, Maglev tables, the classifier, and the forwarding set that data planes make true."""

@@ -1,0 +1,77 @@
+"""Maglev's consistent hashing table, in the paper's own letters.
+
+Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4, with weights as in
+section 3.4's last paragraph ("altering the relative frequency of the backends' turns").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEFAULT_TABLE_SIZE = 65537
+"""M: prime, and more than a hundred times the slots of a default Service (paper, section 5.3)."""
+
+Table = NDArray[np.int32]
+
+
+def offset_and_skip(slot: int, M: int) -> tuple[int, int]:  # noqa: N803 - the paper's letter
+    """The two numbers that generate the permutation of a slot: 0 <= offset < M, 1 <= skip < M."""
+    digest = hashlib.blake2b(str(slot).encode(), digest_size=16).digest()
+    offset = int.from_bytes(digest[:8], "little") % M
+    skip = int.from_bytes(digest[8:], "little") % (M - 1) + 1
+    return offset, skip
+
+
+def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE) -> Table:  # noqa: N803
+    """The lookup table of the slots in `weights` (slot -> weight): which slot has each entry, shape (M,).
+
+    The share of a slot is its weight over the sum of weights, within one entry a round. Slots of weight zero get nothing. Without
+    slots the table is empty, shape (0,). M must be prime, so that every skip generates the whole permutation.
+
+    Raises ValueError for a negative weight, or for a table smaller than the number of slots.
+    """
+    if any(weight < 0 for weight in weights.values()):
+        raise ValueError(f"negative weight in {dict(weights)}")
+    slots = sorted(slot for slot, weight in weights.items() if weight > 0)
+    if not slots:
+        return np.empty(0, np.int32)
+    if len(slots) > M:
+        raise ValueError(f"{len(slots)} slots do not fit into a table of {M} entries")
+    if len(slots) == 1:
+        return np.full(M, slots[0], np.int32)
+    heaviest = max(weights[slot] for slot in slots)
+    turns = [weights[slot] / heaviest for slot in slots]
+    return _populate(slots, turns, M)
+
+
+def _populate(slots: list[int], turns: list[float], M: int) -> Table:  # noqa: N803
+    """Pseudocode 1 of the paper. A slot takes its turn whenever its accumulated share (0 < turns[i] <= 1 a round) is one entry.
+
+    The permutation is walked, not stored: entry j of it is (offset + j * skip) mod M. All slots together take about M ln M steps.
+    """
+    generators = [offset_and_skip(slot, M) for slot in slots]
+    next_ = [offset for offset, _ in generators]
+    skips = [skip for _, skip in generators]
+    due = [0.0] * len(slots)
+    entry = [-1] * M
+    n = 0
+    while True:
+        for i, slot in enumerate(slots):
+            due[i] += turns[i]
+            if due[i] < 1.0:
+                continue
+            due[i] -= 1.0
+            c, skip = next_[i], skips[i]
+            while entry[c] >= 0:
+                c += skip
+                if c >= M:
+                    c -= M
+            entry[c] = slot
+            next_[i] = c
+            n += 1
+            if n == M:
+                return np.array(entry, np.int32)
