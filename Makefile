@@ -1,0 +1,75 @@
+# Everything is made from a clone by `make demo` or `make test`, with nothing else typed. A second run re-does only what changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+# A path set for another Python must not reach the virtual environment's.
+unexport PYTHONHOME PYTHONPATH
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+LOCKED := $(VENV)/.locked
+INSTALLED := $(VENV)/.installed
+BPF_SOURCES := $(wildcard live/dataplane/*.bpf.c)
+BPF_OBJECTS := $(BPF_SOURCES:.c=.o)
+UV_VERSION := 0.13.9
+
+.PHONY: help setup demo test lint types contracts check lock clean packages
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) $(BPF_OBJECTS) ## make .venv from the locked versions, install missing Debian packages, compile the BPF object
+
+demo: setup ## run the stateless load balancer in the virtual network
+	@$(BIN)/tidegate run poc2-stateless --on mininet
+
+test: setup ## run all tests; `make test ARGS='-k maglev'` runs some
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup ## check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## check types
+	@$(BIN)/mypy
+
+contracts: setup ## check that the layers import only what they may
+	@$(BIN)/lint-imports
+
+check: lint types contracts test ## all of the four above
+
+# Installed first: python3-venv makes the virtual environment, clang the BPF object. Checking takes milliseconds.
+packages:
+	@tools/install-debian-packages
+
+$(BIN)/python: | packages
+	@python=$$(tools/find-python) && echo "setup: making $(VENV) with $$python" >&2 && "$$python" -m venv --clear $(VENV)
+
+# Nothing is downloaded that constraints.txt does not know by its hash, build tools included: they come first, and no build is isolated from them.
+$(LOCKED): constraints.txt $(BIN)/python
+	@echo "setup: installing the locked versions into $(VENV)" >&2
+	@sed -n '/^\(pip\|setuptools\)==/,/[^\\]$$/p' constraints.txt > $(VENV)/build-tools.txt
+	@$(PIP) install --require-hashes --only-binary :all: -r $(VENV)/build-tools.txt
+	@$(PIP) install --require-hashes --use-pep517 --no-build-isolation -r constraints.txt
+	@touch $@
+
+$(INSTALLED): pyproject.toml $(LOCKED)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+%.bpf.o: %.bpf.c $(wildcard live/dataplane/*.h) | packages
+	@tools/compile-bpf $< $@
+
+lock: ## write constraints.txt anew: the newest versions that pyproject.toml allows
+	@test -x build/lock/bin/uv || { python=$$(tools/find-python) && "$$python" -m venv --clear build/lock; }
+	@build/lock/bin/python -m pip --disable-pip-version-check --no-input --quiet install uv==$(UV_VERSION)
+	@build/lock/bin/uv pip compile --quiet --no-config --system-certs --upgrade --universal --python-version 3.11 --group dev --group build \
+		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
+
+clean: ## remove all that make has made; results/ stays
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(BPF_OBJECTS)
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
