@@ -115,7 +115,7 @@ def pool_table(pool: Pool) -> Table:
 
 
 @lru_cache(maxsize=256)
-def _pool_table(backends: tuple[tuple[int, tuple[int, ...]], ...], M: int) -> Table:  # noqa: N803 - the paper's letter
+def _pool_table(backends: tuple[tuple[int, tuple[int, ...]], ...], M: int) -> Table:
     share = populate({i: weight for i, (weight, _) in enumerate(backends)}, M)
     table = np.full(M, REJECT, np.int32)
     first = 0
@@ -130,5 +130,5 @@ def _pool_table(backends: tuple[tuple[int, tuple[int, ...]], ...], M: int) -> Ta
 
 
 @lru_cache(maxsize=256)
-def _slots_table(slots: tuple[int, ...], M: int) -> Table:  # noqa: N803
+def _slots_table(slots: tuple[int, ...], M: int) -> Table:
     return populate(dict.fromkeys(slots, 1), M)

@@ -18,7 +18,7 @@ DEFAULT_TABLE_SIZE = 65537
 Table = NDArray[np.int32]
 
 
-def offset_and_skip(slot: int, M: int) -> tuple[int, int]:  # noqa: N803 - the paper's letter
+def offset_and_skip(slot: int, M: int) -> tuple[int, int]:
     """The two numbers that generate the permutation of a slot: 0 <= offset < M, 1 <= skip < M."""
     digest = hashlib.blake2b(str(slot).encode(), digest_size=16).digest()
     offset = int.from_bytes(digest[:8], "little") % M
@@ -26,7 +26,7 @@ def offset_and_skip(slot: int, M: int) -> tuple[int, int]:  # noqa: N803 - the p
     return offset, skip
 
 
-def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE) -> Table:  # noqa: N803
+def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE) -> Table:
     """The lookup table of the slots in `weights` (slot -> weight): which slot has each entry, shape (M,).
 
     The share of a slot is its weight over the sum of weights, within one entry a round. Slots of weight zero get nothing. Without
@@ -48,7 +48,7 @@ def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE) -> Table: 
     return _populate(slots, turns, M)
 
 
-def _populate(slots: list[int], turns: list[float], M: int) -> Table:  # noqa: N803
+def _populate(slots: list[int], turns: list[float], M: int) -> Table:
     """Pseudocode 1 of the paper. A slot takes its turn whenever its accumulated share (0 < turns[i] <= 1 a round) is one entry.
 
     The permutation is walked, not stored: entry j of it is (offset + j * skip) mod M. All slots together take about M ln M steps.
