@@ -14,6 +14,10 @@ Prefix = IPv4Network | IPv6Network
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
+def _nothing() -> Mapping[str, str]:
+    return NOTHING
+
+
 # --- packets ---------------------------------------------------------------------------------------------------------------
 
 
@@ -79,8 +83,8 @@ class Meta:
     ref: ObjectRef
     uid: str = ""
     generation: int = 0
-    labels: Mapping[str, str] = NOTHING
-    annotations: Mapping[str, str] = NOTHING
+    labels: Mapping[str, str] = field(default_factory=_nothing)
+    annotations: Mapping[str, str] = field(default_factory=_nothing)
     created: str = ""
     """creationTimestamp, RFC 3339: the text sorts as the time does."""
     deleting: bool = False
@@ -121,7 +125,7 @@ class FromNamespaces(Enum):
 class LabelSelector:
     """A Kubernetes label selector: all terms must hold; an empty one matches everything."""
 
-    match_labels: Mapping[str, str] = NOTHING
+    match_labels: Mapping[str, str] = field(default_factory=_nothing)
     expressions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     """(key, operator, values); the operator is In, NotIn, Exists or DoesNotExist."""
 
@@ -159,8 +163,8 @@ class Gateway:
     listeners: tuple[Listener, ...]
     addresses: tuple[Address, ...] = ()
     """spec.addresses of type IPAddress: the VIPs of TCPRoutes and UDPRoutes."""
-    infrastructure_labels: Mapping[str, str] = NOTHING
-    infrastructure_annotations: Mapping[str, str] = NOTHING
+    infrastructure_labels: Mapping[str, str] = field(default_factory=_nothing)
+    infrastructure_annotations: Mapping[str, str] = field(default_factory=_nothing)
     networks: tuple[NetworkSelection, ...] = ()
     """Networks that the gateway's pods get."""
     endpoint_networks: tuple[NetworkSelection, ...] = ()
@@ -266,7 +270,7 @@ class ServicePort:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     meta: Meta
-    selector: Mapping[str, str] = NOTHING
+    selector: Mapping[str, str] = field(default_factory=_nothing)
     """Without the dummy-service-selector key."""
     ports: tuple[ServicePort, ...] = ()
     external_ips: tuple[Address, ...] = ()
