@@ -58,13 +58,17 @@ class MachineError(TidegateError):
 
 
 class ApiError(TidegateError):
-    """The Kubernetes API refused a request: HTTP `code`, `reason` of the Status object, and its message."""
+    """The Kubernetes API refused a request: HTTP `code`, `reason` of the Status object, and its message.
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    `code` 0 means that no answer came (unreachable, reset, timed out). `retry_after_s` is what the server asked for, if it did.
+    """
+
+    def __init__(self, code: int, reason: str, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(f"{code} {reason}: {message}")
         self.code = code
         self.reason = reason
         self.message = message
+        self.retry_after_s = retry_after_s
 
 
 class DataplaneError(TidegateError):

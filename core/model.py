@@ -169,6 +169,8 @@ class Gateway:
     """Networks that the gateway's pods get."""
     endpoint_networks: tuple[NetworkSelection, ...] = ()
     """Networks whose pod addresses become endpoints."""
+    replicas: int = 2
+    """How many pods carry the gateway, where its class has a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,7 +341,8 @@ class EndpointSlice:
     ports: tuple[tuple[str, str, int], ...] = ()
     """(name, protocol, port)."""
     reserved: Mapping[str, int] = field(default_factory=dict)
-    """Slots by Pod UID, those of Pods that are gone a moment ago included."""
+    """Slots by Pod UID, as the annotation has them."""
+    managed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,162 @@
+"""GatewayClass, Gateway and GatewayRouter."""
+
+from __future__ import annotations
+
+from core import names
+from core.manifests.fields import Reader, address, duration_ms
+from core.manifests.meta import network_selections, read_meta
+from core.model import (
+    Address,
+    Bfd,
+    Bgp,
+    FromNamespaces,
+    Gateway,
+    GatewayClass,
+    GatewayRouter,
+    LabelSelector,
+    Listener,
+    SecretKey,
+    Static,
+)
+
+DEFAULT_LOCAL_ASN = 8103
+DEFAULT_REMOTE_ASN = 4248829953
+DEFAULT_BGP_PORT = 10179
+DEFAULT_HOLD_TIME_MS = 3000
+DEFAULT_BFD_INTERVAL_MS = 300
+DEFAULT_BFD_MULTIPLIER = 5
+HIGHEST_ASN = 2**32 - 1
+"""RFC 6793: AS numbers have four octets."""
+
+
+def gateway_class(reader: Reader) -> GatewayClass:
+    meta, _ = read_meta(reader.value)
+    return GatewayClass(meta=meta, controller=reader.object("spec").text("controllerName", required=True))
+
+
+def gateway(reader: Reader) -> Gateway:
+    meta, _ = read_meta(reader.value)
+    spec = reader.object("spec")
+    infrastructure = spec.object("infrastructure")
+    annotations = infrastructure.labels("annotations")
+    where = infrastructure.object("annotations")
+    addresses: list[Address] = []
+    for item in spec.objects("addresses"):
+        if item.text("type", "IPAddress") != "IPAddress":
+            item.problem("type", "unsupported address type", item.value.get("type"), "IPAddress")
+        elif item.text("value"):
+            found = item.parsed("value", address, None)
+            addresses += [found] if found is not None else []
+    return Gateway(
+        meta=meta,
+        class_name=spec.text("gatewayClassName", required=True),
+        listeners=tuple(_listener(item) for item in spec.objects("listeners")),
+        addresses=tuple(addresses),
+        infrastructure_labels=infrastructure.labels("labels"),
+        infrastructure_annotations=annotations,
+        networks=network_selections(where, names.POD_NETWORKS, annotations.get(names.POD_NETWORKS, "")),
+        endpoint_networks=network_selections(
+            where, names.ENDPOINT_NETWORKS, annotations.get(names.ENDPOINT_NETWORKS, "")
+        ),
+        replicas=_replicas(reader),
+    )
+
+
+def _replicas(reader: Reader) -> int:
+    text = reader.object("metadata").labels("annotations").get(names.REPLICAS, "2")
+    if not text.isdecimal() or not 0 <= int(text) <= 1000:
+        reader.object("metadata").object("annotations").problem(
+            names.REPLICAS, "not a number of pods", text, "0 to 1000"
+        )
+        return 2
+    return int(text)
+
+
+def _listener(reader: Reader) -> Listener:
+    allowed = reader.object("allowedRoutes")
+    namespaces = allowed.object("namespaces")
+    return Listener(
+        name=reader.text("name", required=True),
+        protocol=reader.text("protocol", required=True),
+        port=reader.integer("port", 0, low=1, high=65535, required=True),
+        from_namespaces=FromNamespaces(namespaces.choice("from", ("Same", "All", "Selector"), "Same")),
+        namespace_selector=_selector(namespaces.object("selector")),
+        kinds=tuple(
+            (kind.text("group", names.GATEWAY_GROUP), kind.text("kind", required=True))
+            for kind in allowed.objects("kinds")
+        ),
+    )
+
+
+def _selector(reader: Reader) -> LabelSelector:
+    expressions = []
+    for item in reader.objects("matchExpressions"):
+        operator = item.choice("operator", ("In", "NotIn", "Exists", "DoesNotExist"), "Exists")
+        values = item.parsed_items("values", str)
+        expressions.append((item.text("key", required=True), operator, values))
+    return LabelSelector(match_labels=reader.labels("matchLabels"), expressions=tuple(expressions))
+
+
+def gateway_router(reader: Reader) -> GatewayRouter:
+    meta, _ = read_meta(reader.value)
+    spec = reader.object("spec")
+    if spec.choice("protocol", ("BGP", "Static"), "BGP") == "Static":
+        routing: Bgp | Static = Static(bfd=_bfd(spec.object("static").object("bfd")))
+    else:
+        routing = _bgp(spec.object("bgp"))
+    return GatewayRouter(
+        meta=meta,
+        gateway=meta.labels.get(names.PROXY_NAME, ""),
+        address=_required_address(spec),
+        interface=spec.text("interface", required=True),
+        routing=routing,
+    )
+
+
+def _required_address(spec: Reader) -> Address:
+    found = spec.parsed("address", address, None, required=True)
+    return found if found is not None else address("0.0.0.0")  # a problem is noted: the object is rejected
+
+
+def _bgp(reader: Reader) -> Bgp:
+    auth = reader.object("auth")
+    key_name, key_source = auth.text("keyName"), auth.text("keySource")
+    if bool(key_name) != bool(key_source):
+        auth.problem(
+            "keySource" if key_name else "keyName", "required field is missing", expected="keyName and keySource"
+        )
+    return Bgp(
+        local_asn=reader.integer("localASN", DEFAULT_LOCAL_ASN, low=1, high=HIGHEST_ASN),
+        remote_asn=reader.integer("remoteASN", DEFAULT_REMOTE_ASN, low=1, high=HIGHEST_ASN),
+        local_port=reader.integer("localPort", DEFAULT_BGP_PORT, low=1, high=65535),
+        remote_port=reader.integer("remotePort", DEFAULT_BGP_PORT, low=1, high=65535),
+        hold_time_s=_hold_time_s(reader),
+        bfd=_bfd(reader.object("bfd")),
+        auth=SecretKey(secret=key_source, key=key_name) if key_name and key_source else None,
+    )
+
+
+def _hold_time_s(reader: Reader) -> int:
+    """RFC 4271, section 4.2: the Hold Time MUST be either zero or at least three seconds; it has two octets."""
+    hold_time_s = round(reader.parsed("holdTime", duration_ms, DEFAULT_HOLD_TIME_MS) / 1000)
+    if hold_time_s in (1, 2) or hold_time_s > 65535:
+        reader.problem(
+            "holdTime", "hold time out of range", reader.value.get("holdTime"), "0s, or 3s to 65535s (RFC 4271)"
+        )
+    return hold_time_s
+
+
+def _bfd(reader: Reader) -> Bfd | None:
+    bfd = Bfd(
+        min_tx_ms=_interval_ms(reader, "minTx"),
+        min_rx_ms=_interval_ms(reader, "minRx"),
+        multiplier=reader.integer("multiplier", DEFAULT_BFD_MULTIPLIER, low=1, high=255),
+    )
+    return bfd if reader.flag("switch") else None
+
+
+def _interval_ms(reader: Reader, key: str) -> int:
+    interval_ms = reader.parsed(key, duration_ms, DEFAULT_BFD_INTERVAL_MS)
+    if not 10 <= interval_ms <= 60_000:
+        reader.problem(key, "BFD interval out of range", reader.value.get(key), "10ms to 60s")
+    return interval_ms
