@@ -99,8 +99,12 @@ class PolicyRoutes(Protocol):
 class PodNetwork(Protocol):
     """An application Pod's network namespace."""
 
-    def apply(self, attachment: Attachment) -> None:
-        """VIPs on ``lo``; a rule ``from VIP`` and a multipath default over the next hops for each family, and no others."""
+    def apply(self, attachments: Sequence[Attachment]) -> tuple[Prefix, ...]:
+        """Makes exactly this true: every VIP on ``lo``, and for each attachment (one a gateway) a rule ``from VIP`` to a table of its
+        own with a multipath default over its next hops, in each family.
+
+        Returns the VIPs that are in place and whose replies have a way back: sorted, none twice.
+        """
 
     def remove(self) -> None:
         """Takes all of it away."""

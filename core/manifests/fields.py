@@ -242,7 +242,9 @@ def byte_match(text: str) -> ByteMatch:
     if length not in (1, 2, 4):
         raise UnreadableError("length of a byte match", "1, 2 or 4 bytes")
     if offset + length > LONGEST_L4_HEADER_BYTES:
-        raise UnreadableError("byte match beyond the L4 header", f"offset + length of {LONGEST_L4_HEADER_BYTES} at most")
+        raise UnreadableError(
+            "byte match beyond the L4 header", f"offset + length of {LONGEST_L4_HEADER_BYTES} at most"
+        )
     full = (1 << 8 * length) - 1
     mask = int(match[4], 16) if match[4] else full
     value = int(match[5], 0) if match[5].lower().startswith("0x") else int(match[5])
@@ -251,7 +253,14 @@ def byte_match(text: str) -> ByteMatch:
     return ByteMatch(protocol=L4Protocol[match[1].upper()], offset=offset, length=length, mask=mask, value=value)
 
 
-_UNIT_MS: dict[str, int | Fraction] = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1, "us": Fraction(1, 1000), "µs": Fraction(1, 1000)}
+_UNIT_MS: dict[str, int | Fraction] = {
+    "h": 3_600_000,
+    "m": 60_000,
+    "s": 1000,
+    "ms": 1,
+    "us": Fraction(1, 1000),
+    "µs": Fraction(1, 1000),
+}
 
 
 def duration_ms(text: str) -> int:

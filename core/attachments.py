@@ -1,0 +1,36 @@
+"""What each application Pod needs: the VIPs of the gateways in front of it, and where its replies go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from core.endpoints import addresses_on
+from core.model import Address, Attachment, Gateway, ObjectRef, Pod, Prefix
+
+
+def next_hops(gateway: Gateway, gateway_pods: Iterable[Pod]) -> tuple[Address, ...]:
+    """The addresses, on the endpoint networks, of the gateway's pods that are ready: replies go to any of them.
+
+    Sorted, so that every application Pod has the same multipath route.
+    """
+    wanted = {(network.namespace, network.name) for network in gateway.endpoint_networks}
+    found = {
+        address
+        for pod in gateway_pods
+        if pod.ready and not pod.meta.deleting
+        for address in addresses_on(pod, wanted).values()
+    }
+    return tuple(sorted(found, key=lambda address: (address.version, int(address))))
+
+
+def attachment(vips: Sequence[Prefix], hops: Sequence[Address]) -> Attachment:
+    """The attachment to one gateway of a Pod that serves `vips`; a family without VIPs needs no next hops."""
+    versions = {vip.version for vip in vips}
+    return Attachment(
+        vips=tuple(sorted(set(vips), key=lambda vip: (vip.version, int(vip.network_address), vip.prefixlen))),
+        next_hops=tuple(hop for hop in hops if hop.version in versions),
+    )
+
+
+Attachments = Mapping[ObjectRef, tuple[Attachment, ...]]
+"""Pod -> one attachment for each gateway that it serves, in the order of the gateways' names."""

@@ -1,0 +1,117 @@
+"""EndpointSlices: the Pods that a Service selects, by their addresses on the gateway's endpoint networks, each with its slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from core import names, slots
+from core.model import Address, Endpoint, EndpointSlice, Meta, NetworkSelection, ObjectRef, Pod, Prefix, Service
+
+
+class Selected(NamedTuple):
+    """A Pod that a Service selects, and its addresses on the endpoint networks, one a family."""
+
+    pod: Pod
+    addresses: Mapping[int, Address]
+
+
+def select(service: Service, pods: Iterable[Pod], networks: Sequence[NetworkSelection]) -> tuple[Selected, ...]:
+    """The Pods behind `service` that have an address on one of `networks`, oldest first.
+
+    A Service without a selector selects nothing (its slices would be written by hand), and neither does one whose selector is
+    empty but for the dummy.
+    """
+    if not service.selector:
+        return ()
+    wanted = {(network.namespace, network.name) for network in networks}
+    found = [
+        Selected(pod, addresses_on(pod, wanted))
+        for pod in pods
+        if pod.meta.namespace == service.meta.namespace
+        and not pod.terminal
+        and service.selector.items() <= pod.meta.labels.items()
+    ]
+    return tuple(sorted((s for s in found if s.addresses), key=_age))
+
+
+def _age(selected: Selected) -> tuple[str, str, str]:
+    meta = selected.pod.meta
+    return (meta.created, meta.name, meta.uid)
+
+
+def addresses_on(pod: Pod, networks: Iterable[tuple[str, str]]) -> dict[int, Address]:
+    """The Pod's first address of each family on `networks` ((namespace, name) of a NetworkAttachmentDefinition): 4 or 6 -> address.
+
+    The interface's name does not count.
+    """
+    wanted = set(networks)
+    found: dict[int, Address] = {}
+    for status in pod.networks:
+        if (status.namespace, status.name) in wanted:
+            for address in status.addresses:
+                found.setdefault(address.version, address)
+    return found
+
+
+def slices_of(
+    service: Service,
+    selected: Sequence[Selected],
+    previous: Sequence[EndpointSlice],
+    vips: Sequence[Prefix],
+    *,
+    needs_attachment: bool,
+) -> tuple[EndpointSlice, ...]:
+    """The two slices of `service`, IPv4 and IPv6, with the slots of `previous` kept. A family without addresses has no slice.
+
+    `needs_attachment`: an endpoint is ready only when its Pod holds at least one of `vips`, the VIPs of the Service; those that it
+    does not hold yet are `pending_vips`.
+    """
+    before: dict[str, int] = {}
+    for slice_ in previous:
+        before |= slice_.reserved
+    assigned = slots.assign((s.pod.meta.uid for s in selected), before, service.max_endpoints)
+    slices = []
+    for version in (4, 6):
+        endpoints = tuple(
+            _endpoint(s, version, assigned[s.pod.meta.uid], vips, needs_attachment)
+            for s in selected
+            if version in s.addresses and s.pod.meta.uid in assigned
+        )
+        if endpoints:
+            slices.append(_slice(service, version, endpoints))
+    return tuple(slices)
+
+
+def _endpoint(selected: Selected, version: int, slot: int, vips: Sequence[Prefix], needs_attachment: bool) -> Endpoint:
+    pod = selected.pod
+    wanted = [vip for vip in vips if vip.version == version] if needs_attachment else []
+    pending = tuple(vip for vip in wanted if vip not in pod.attached)
+    in_place = not needs_attachment or len(pending) < len(wanted)
+    return Endpoint(
+        address=selected.addresses[version],
+        pod=pod.meta.name,
+        pod_uid=pod.meta.uid,
+        node=pod.node,
+        slot=slot,
+        ready=pod.ready and in_place and not pod.meta.deleting,
+        serving=pod.ready and in_place,
+        terminating=pod.meta.deleting,
+        pending_vips=pending if in_place else (),
+    )
+
+
+def _slice(service: Service, version: int, endpoints: tuple[Endpoint, ...]) -> EndpointSlice:
+    ref = ObjectRef(kind="EndpointSlice", namespace=service.meta.namespace, name=f"{service.meta.name}-ipv{version}")
+    labels = {names.SERVICE_NAME: service.meta.name, names.SLICE_MANAGED_BY: names.SLICE_MANAGER}
+    return EndpointSlice(
+        meta=Meta(ref=ref, labels=labels),
+        service=service.meta.name,
+        version=version,
+        endpoints=tuple(sorted(endpoints, key=lambda e: e.slot)),
+        ports=tuple(
+            (port.name, port.protocol, port.target_port) for port in service.ports if isinstance(port.target_port, int)
+        ),
+        reserved={e.pod_uid: e.slot for e in endpoints},
+        managed_by=names.SLICE_MANAGER,
+    )
