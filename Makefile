@@ -23,6 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) $(BPF_OBJECTS) ## make .venv from the locked versions, install missing Debian packages, compile the BPF object
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "setup: done" >&2,:)
 
 demo: setup ## run the stateless load balancer in the virtual network
 	@$(BIN)/tidegate run poc2-stateless --on mininet
