@@ -144,10 +144,10 @@ def _nft() -> tuple[bool, str]:
     return works, said
 
 
-def _nft_numgen() -> tuple[bool, str]:
+def _nft_bridge() -> tuple[bool, str]:
     works, said = _in_namespace(
-        "nft 'add table inet probe; add chain inet probe c { type filter hook input priority 0; };"
-        " add rule inet probe c numgen random mod 1000 < 1 drop'"
+        "nft 'add table bridge probe; add chain bridge probe c { type filter hook forward priority 0; };"
+        ' add rule bridge probe c iifname "base" numgen random mod 10000 < 1 drop\''
     )
     return works, "works" if works else said
 
@@ -247,7 +247,7 @@ _PROBES: dict[str, _Probe] = {
     ),
     "netem": _Probe(purpose="delay", remedy=_OWN_KERNEL, run=_qdisc("root netem delay 1ms")),
     "clsact": _Probe(purpose="the tc data plane's hook", remedy=_OWN_KERNEL, run=_qdisc("clsact")),
-    "numgen": _Probe(purpose="loss", remedy=_OWN_KERNEL, run=_nft_numgen),
+    "nft-bridge": _Probe(purpose="blackholes and loss", remedy=_OWN_KERNEL, run=_nft_bridge),
     "bpf": _Probe(
         purpose="the tc data plane", remedy="run it as root, or choose the nft data plane: --set dataplane=nft", run=_bpf
     ),

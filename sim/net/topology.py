@@ -41,6 +41,15 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """Where a host's wire ends: the interface `name` in the namespace of its network's bridge."""
+
+    network: str
+    namespace: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostView:
     """What a host looks like from outside: for drawings, `status` and `exec`."""
 
@@ -88,6 +97,17 @@ class VirtualNetwork:
         """All hosts in the order in which they were added."""
         with self._lock:
             return tuple(self._views.values())
+
+    def port(self, host_name: str, interface: str) -> Port:
+        """The far end of a host's interface.
+
+        Raises:
+            KeyError: there is no such host or interface.
+        """
+        with self._lock:
+            end = self.host(host_name).nameToIntf[interface]
+            far = end.link.intf2
+            return Port(network=far.node.name, namespace=far.node.namespace, name=far.name)
 
     def host(self, name: str) -> NetworkHost:
         """The Mininet host, for its `popen`, `pid` and `namespace`.
