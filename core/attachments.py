@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from core.endpoints import addresses_on
-from core.model import Address, Attachment, Gateway, ObjectRef, Pod, Prefix
+from core.model import Address, Attachment, Gateway, ObjectRef, Pod, Prefix, sorted_prefixes
 
 
 def next_hops(gateway: Gateway, gateway_pods: Iterable[Pod]) -> tuple[Address, ...]:
@@ -27,7 +27,7 @@ def attachment(vips: Sequence[Prefix], hops: Sequence[Address]) -> Attachment:
     """The attachment to one gateway of a Pod that serves `vips`; a family without VIPs needs no next hops."""
     versions = {vip.version for vip in vips}
     return Attachment(
-        vips=tuple(sorted(set(vips), key=lambda vip: (vip.version, int(vip.network_address), vip.prefixlen))),
+        vips=sorted_prefixes(vips),
         next_hops=tuple(hop for hop in hops if hop.version in versions),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -10,6 +10,12 @@ from types import MappingProxyType
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
+
+
+def sorted_prefixes(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
+    """The prefixes once each: IPv4 before IPv6, then by address, then the shorter first."""
+    return tuple(sorted(set(prefixes), key=lambda p: (p.version, int(p.network_address), p.prefixlen)))
+
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from core.manifests.fields import FieldProblem
 from core.model import (
     EndpointSlice,
     Gateway,
@@ -21,6 +20,7 @@ from core.model import (
     Route,
     Service,
 )
+from core.problems import FieldProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

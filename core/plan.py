@@ -29,6 +29,7 @@ from core.model import (
     Prefix,
     Route,
     Service,
+    sorted_prefixes,
 )
 from core.objects import Objects
 from core.ports import Peer
@@ -70,6 +71,23 @@ def gateway_ref(namespace: str, name: str) -> ObjectRef:
 def plan(objects: Objects) -> Plan:
     """The Plan of `objects`."""
     return _Planner(objects).plan()
+
+
+def forwarding_of(objects: Objects, namespace: str, name: str) -> Forwarding | None:
+    """The forwarding set of one Gateway from the EndpointSlices as they are in `objects`; None when it is not there or not ours.
+
+    This is what a load balancer programs: it equals `plan(objects).of(namespace, name).forwarding` once the slices that the plan
+    wants are stored.
+    """
+    planner = _Planner(objects)
+    ref = gateway_ref(namespace, name)
+    if ref not in planner.gateways:
+        return None
+    ours = {
+        key: [slice_ for slice_ in slices if slice_.managed_by == names.SLICE_MANAGER]
+        for key, slices in planner.slices.items()
+    }
+    return forwarding(planner.bindings[ref], planner.resolve, ours)
 
 
 class _Planner:
@@ -118,7 +136,7 @@ class _Planner:
                 service,
                 pods_of_service[key],
                 self.slices.get(key, ()),
-                sorted_vips(vip for vips in vips_of_service.get(key, {}).values() for vip in vips),
+                sorted_prefixes(vip for vips in vips_of_service.get(key, {}).values() for vip in vips),
                 needs_attachment=self.class_of(gateway) == names.STATELESS_LOAD_BALANCER,
             )
         by_service: dict[tuple[str, str], list[EndpointSlice]] = {}
@@ -165,7 +183,7 @@ class _Planner:
             gateway=gateway,
             class_=self.class_of(gateway) or "",
             vips=self._vips(gateway),
-            announced=sorted_vips(wanted.usable_destinations()),
+            announced=sorted_prefixes(wanted.usable_destinations()),
             forwarding=wanted,
             peers=peers_of(gateway, self.objects.routers),
             next_hops=next_hops(gateway, gateway_pods(gateway, self.objects.pods)),
@@ -186,8 +204,8 @@ class _Planner:
             for address in service.external_ips
         )
         if self.class_of(gateway) == names.STATELESS_LOAD_BALANCER:
-            return sorted_vips(from_routes)
-        return sorted_vips([*from_routes, *from_services])
+            return sorted_prefixes(from_routes)
+        return sorted_prefixes([*from_routes, *from_services])
 
     def _attachments(
         self,
@@ -215,8 +233,7 @@ class _Planner:
         for planned in gateways:
             yield self._gateway_status(planned)
         for route in self.objects.routes:
-            if route.meta.ref in self.bindings_of_route:
-                yield self._route_status(route)
+            yield self._route_status(route)
         for router in self.objects.routers:
             yield self._router_status(router)
         yield from self._rejected_statuses()
@@ -269,7 +286,7 @@ class _Planner:
     def _route_status(self, route: Route) -> status.RouteStatus:
         refs = [resolve_backend(route, b, self.services, self.objects.grants) for b in route.backends]
         resolved = status.resolved_refs([(reason, message) for found, reason, message in refs if found is None])
-        by_parent = {binding.parent: binding for binding in self.bindings_of_route[route.meta.ref]}
+        by_parent = {binding.parent: binding for binding in self.bindings_of_route.get(route.meta.ref, ())}
         return status.RouteStatus(
             ref=route.meta.ref,
             generation=route.meta.generation,
@@ -318,13 +335,11 @@ class _Planner:
                 for parent in dict.fromkeys(rejected.parents)
                 if (gateway := self.gateways.get(gateway_ref(parent.namespace, parent.name))) is not None
             )
-            if parents:
+            if ref.kind in ROUTE_KINDS:
                 yield status.RouteStatus(ref=ref, generation=generation, parents=parents)
 
 
-def sorted_vips(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
-    """The prefixes once each: IPv4 before IPv6, then by address."""
-    return tuple(sorted(set(prefixes), key=lambda p: (p.version, int(p.network_address), p.prefixlen)))
+ROUTE_KINDS = ("L34Route", "TCPRoute", "UDPRoute")
 
 
 def gateway_pods(gateway: Gateway, pods: Iterable[Pod]) -> tuple[Pod, ...]:

@@ -55,6 +55,7 @@ class RouteStatus:
     ref: ObjectRef
     generation: int
     parents: tuple[ParentStatus, ...]
+    """Those of Gateways of ours; other controllers have their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 
 from core.kube import Json
 from core.manifests import gateways, routes, workload_objects
-from core.manifests.fields import FieldProblem, Reader
+from core.manifests.fields import Reader
 from core.manifests.meta import read_meta
 from core.model import KubeObject
 from core.objects import Objects, Rejected
+from core.problems import FieldProblem
 
 _READERS: dict[tuple[str, str], Callable[[Reader], KubeObject | Rejected]] = {
     ("gateway.networking.k8s.io", "GatewayClass"): gateways.gateway_class,

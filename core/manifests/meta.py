@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from core.kube import Json
-from core.manifests.fields import FieldProblem, Reader
+from core.manifests.fields import Reader
 from core.model import Meta, NetworkSelection, ObjectRef
+from core.problems import FieldProblem
 
 CLUSTER_SCOPED = frozenset({"GatewayClass", "Namespace", "Node"})
 

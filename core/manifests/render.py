@@ -108,7 +108,7 @@ def status_object(status: Status, current: Json | None, now: str) -> Json:
         case GatewayStatus():
             body = _gateway_status(status, before, now)
         case RouteStatus():
-            body = {"parents": [_parent(p, status.generation, before, now) for p in status.parents]}
+            body = {"parents": _parents(status, before, now)}
         case ClassStatus() | RouterStatus():
             body = {"conditions": conditions(status.conditions, status.generation, before, now)}
         case _:
@@ -152,6 +152,16 @@ def _gateway_status(status: GatewayStatus, before: Mapping[str, Any], now: str) 
             for listener in status.listeners
         ],
     }
+
+
+def _parents(status: RouteStatus, before: Mapping[str, Any], now: str) -> list[Json]:
+    """Ours, after those that other controllers wrote: the list is atomic, so whoever writes it writes all of it."""
+    others = [
+        item
+        for item in before.get("parents") or []
+        if isinstance(item, dict) and not str(item.get("controllerName", "")).startswith(f"{names.DOMAIN}/")
+    ]
+    return others + [_parent(parent, status.generation, before, now) for parent in status.parents]
 
 
 def _parent(parent: ParentStatus, generation: int, before: Mapping[str, Any], now: str) -> Json:

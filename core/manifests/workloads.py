@@ -13,8 +13,6 @@ LOAD_BALANCER_PORT = 8081
 ROUTER_PORT = 8082
 ENDPOINT_PORT = 8083
 CONTROLLER_PORT = 8084
-PROGRAMMED_PORT = 8091
-"""On the pod's loopback: what the load balancer has programmed, for the router beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

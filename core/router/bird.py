@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from core.model import Bfd, Bgp, Prefix, Static
+from core.model import Bfd, Bgp, Static, sorted_prefixes
 from core.ports import Peer, Routing
 
 CONNECT_DELAY_S = 1
@@ -47,7 +47,9 @@ def _tables(routing: Routing) -> Iterator[str]:
     for version in (4, 6):
         yield f"protocol static vips{version} {{"
         yield f"    ipv{version};"
-        yield from (f"    route {vip} unreachable;" for vip in _sorted(routing.announced) if vip.version == version)
+        yield from (
+            f"    route {vip} unreachable;" for vip in sorted_prefixes(routing.announced) if vip.version == version
+        )
         yield "}"
         yield f"protocol kernel kernel{version} {{"
         yield f"    kernel table {routing.table};"
@@ -57,10 +59,6 @@ def _tables(routing: Routing) -> Iterator[str]:
         yield f"        export where source = RTS_BGP && net = {_DEFAULT[version]};"
         yield "    };"
         yield "}"
-
-
-def _sorted(prefixes: Sequence[Prefix]) -> list[Prefix]:
-    return sorted(prefixes, key=lambda p: (p.version, int(p.network_address), p.prefixlen))
 
 
 def _peers(peers: Sequence[Peer]) -> Iterator[str]:

@@ -4,7 +4,8 @@ The router announces a VIP only while the load balancer can forward it. The two 
 interface, and nothing outside of the Pod can reach it or be heard on it.
 
 ``GET /programmed?after=VERSION&timeout_s=S`` answers as soon as the version is another than VERSION, or after S seconds:
-``{"version": 12, "vips": ["20.0.0.1", "2000::1"]}``. 503 until the load balancer knows what the kernel holds.
+``{"version": 12, "announced": ["20.0.0.1/32"], "vips": ["20.0.0.1/32", "2000::/64"]}``.
+503 until the load balancer knows what the kernel holds.
 """
 
 from __future__ import annotations
@@ -16,15 +17,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 
 from core.errors import InputError, Problem
+from core.model import Prefix, sorted_prefixes
 from live.agent.serve import Answer, Handler, HttpServer, split_address
 
 log = logging.getLogger(__name__)
-
-IpAddress = IPv4Address | IPv6Address
-Vips = frozenset[IpAddress]
 
 PATH = "/programmed"
 DEFAULT_ADDRESS = "127.0.0.1:9081"
@@ -34,8 +34,18 @@ RETRY_S = 0.2
 CONTENT_TYPE = "application/json"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vips:
+    """What a load balancer says of its VIPs."""
+
+    announced: tuple[Prefix, ...] = ()
+    """Those that the kernel forwards to at least one usable target: they may be announced."""
+    vips: tuple[Prefix, ...] = ()
+    """All of them: their packets leave by the router's table and by nothing else."""
+
+
 class Programmed:
-    """The VIPs that the kernel forwards to at least one usable target, with a version that grows with each change.
+    """What the kernel forwards, with a version that grows with each change.
 
     Versions start at the wall clock in microseconds, so that none of an earlier process comes again.
     """
@@ -45,11 +55,22 @@ class Programmed:
         self._version = time.time_ns() // 1000
         self._vips: Vips | None = None
 
-    def publish(self, vips: Iterable[IpAddress]) -> None:
+    def publish(self, *, announced: Iterable[Prefix], vips: Iterable[Prefix]) -> None:
         """Tells what is programmed now. Nothing is told before the first call: not to know is not to have nothing."""
+        self._tell(Vips(announced=sorted_prefixes(announced), vips=sorted_prefixes(vips)))
+
+    def retain(self, usable: Iterable[Prefix]) -> None:
+        """Withdraws what is not in `usable`: before the kernel stops forwarding it."""
+        keep = frozenset(usable)
         with self._changed:
-            if frozenset(vips) != self._vips:
-                self._vips = frozenset(vips)
+            known = self._vips
+        if known is not None:
+            self._tell(Vips(announced=tuple(vip for vip in known.announced if vip in keep), vips=known.vips))
+
+    def _tell(self, vips: Vips) -> None:
+        with self._changed:
+            if vips != self._vips:
+                self._vips = vips
                 self._version += 1
                 self._changed.notify_all()
 
@@ -72,7 +93,11 @@ class Programmed:
             if known is None:
                 return Answer(code=503, text="what the kernel holds is not known yet\n")
             version, vips = known
-            body = {"version": version, "vips": [str(vip) for vip in sorted(vips, key=lambda vip: (vip.version, vip))]}
+            body = {
+                "version": version,
+                "announced": [str(vip) for vip in vips.announced],
+                "vips": [str(vip) for vip in vips.vips],
+            }
             return Answer(content_type=CONTENT_TYPE, text=json.dumps(body) + "\n")
 
         return answer
@@ -120,7 +145,7 @@ class ProgrammedFollower:
 
     @property
     def vips(self) -> Vips | None:
-        """The VIPs that may be announced; None when the load balancer has never said."""
+        """What the load balancer said last; None when the load balancer has never said."""
         return self._vips
 
     @property
@@ -163,7 +188,11 @@ class ProgrammedFollower:
         if response.status != 200:
             raise OSError(f"HTTP {response.status}: {data[:200].decode(errors='replace').strip()}")
         known = json.loads(data)
-        version, vips = int(known["version"]), frozenset(ip_address(vip) for vip in known["vips"])
+        version = int(known["version"])
+        vips = Vips(
+            announced=tuple(ip_network(vip) for vip in known["announced"]),
+            vips=tuple(ip_network(vip) for vip in known["vips"]),
+        )
         self._connected = True
         self._version = version
         if vips != self._vips:

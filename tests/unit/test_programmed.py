@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import queue
 import threading
-from ipaddress import ip_address
+from ipaddress import ip_network
 
 import pytest
 
 from core.errors import InputError
-from live.agent.programmed import IpAddress, Programmed, ProgrammedFollower, Vips, serve_programmed
+from core.model import Prefix
+from live.agent.programmed import Programmed, ProgrammedFollower, Vips, serve_programmed
 from live.agent.serve import HttpServer
 
 DEADLINE_S = 10.0
-A, B = ip_address("20.0.0.1"), ip_address("2000::1")
+A, B = ip_network("20.0.0.1/32"), ip_network("2000::/64")
 
 
-def vips(*addresses: IpAddress) -> Vips:
-    return frozenset(addresses)
+def vips(*announced: Prefix) -> Vips:
+    return Vips(announced=announced, vips=(A, B))
+
+
+def publish(programmed: Programmed, *announced: Prefix) -> None:
+    programmed.publish(announced=announced, vips=[A, B])
 
 
 def serve(programmed: Programmed, port: int = 0) -> HttpServer:
@@ -47,12 +52,12 @@ def test_changes_are_followed_and_repetitions_are_none() -> None:
     follower = Follower(server.port)
     try:
         assert follower.inner.vips is None
-        programmed.publish([A])
+        publish(programmed, A)
         assert follower.next() == vips(A)
-        programmed.publish([A])
-        programmed.publish([A, B])
+        publish(programmed, A)
+        publish(programmed, A, B)
         assert follower.next() == vips(A, B)
-        programmed.publish([])
+        publish(programmed)
         assert follower.next() == vips()
         assert follower.inner.connected
         assert follower.values.empty()
@@ -63,7 +68,7 @@ def test_changes_are_followed_and_repetitions_are_none() -> None:
 
 def test_the_last_value_holds_while_the_load_balancer_restarts() -> None:
     first = Programmed()
-    first.publish([A, B])
+    publish(first, A, B)
     server = serve(first)
     port = server.port
     follower = Follower(port)
@@ -73,11 +78,22 @@ def test_the_last_value_holds_while_the_load_balancer_restarts() -> None:
         second = Programmed()
         server = serve(second, port)
         assert follower.inner.vips == vips(A, B)
-        second.publish([B])
+        publish(second, B)
         assert follower.next() == vips(B)
     finally:
         follower.inner.close()
         server.close()
+
+
+def test_what_is_no_longer_usable_is_withdrawn_and_nothing_else_changes() -> None:
+    programmed = Programmed()
+    programmed.retain([])
+    assert programmed.wait(None, 0.0) is None
+    publish(programmed, A, B)
+    programmed.retain([B])
+    known = programmed.wait(None, 0.0)
+    assert known is not None
+    assert known[1] == vips(B)
 
 
 def test_a_load_balancer_that_knows_nothing_yet_is_no_empty_answer() -> None:
@@ -87,7 +103,7 @@ def test_a_load_balancer_that_knows_nothing_yet_is_no_empty_answer() -> None:
     follower = Follower(server.port)
     try:
         assert follower.inner.vips is None
-        programmed.publish([])
+        publish(programmed)
         assert follower.next() == vips()
     finally:
         follower.inner.close()
@@ -96,11 +112,11 @@ def test_a_load_balancer_that_knows_nothing_yet_is_no_empty_answer() -> None:
 
 def test_versions_of_a_new_process_are_new() -> None:
     old = Programmed()
-    old.publish([A])
+    publish(old, A)
     known = old.wait(None, 0.0)
     assert known is not None
     new = Programmed()
-    new.publish([B])
+    publish(new, B)
     again = new.wait(known[0], 0.0)
     assert again is not None
     assert again[0] > known[0]

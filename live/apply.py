@@ -1,0 +1,68 @@
+"""Server-side apply of what is wanted, and no request for what is there already."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from core.errors import ApiError
+from core.kube import Json, KubeApi, Resource
+
+log = logging.getLogger(__name__)
+
+Target = tuple[str, str, str, str | None]
+"""(plural, namespace, name, subresource)."""
+
+
+class Applier:
+    """Applies objects with one field manager. It remembers what it applied last, because a field that is no longer wanted cannot be
+    seen in the object as it is; a new process applies everything once.
+    """
+
+    def __init__(self, kube: KubeApi, field_manager: str) -> None:
+        self._kube = kube
+        self._field_manager = field_manager
+        self._applied: dict[Target, Json] = {}
+
+    def apply(self, resource: Resource, wanted: Json, current: Json | None, subresource: str | None = None) -> bool:
+        """Makes the fields of `wanted` so, when `current` differs from them or `wanted` from what was applied last.
+
+        Returns whether a request was made. An object that has gone meanwhile is nothing to apply a subresource to.
+
+        Raises:
+            ApiError: the API refused.
+        """
+        metadata = wanted["metadata"]
+        target = (resource.plural, metadata.get("namespace", ""), metadata["name"], subresource)
+        if current is not None and self._applied.get(target) == wanted and covers(current, wanted):
+            return False
+        try:
+            self._kube.apply(resource, wanted, field_manager=self._field_manager, subresource=subresource)
+        except ApiError as error:
+            if error.code == 404 and subresource is not None:
+                self._applied.pop(target, None)
+                return True
+            raise
+        self._applied[target] = wanted
+        log.debug("applied", extra={"object": "/".join(map(str, target))})
+        return True
+
+    def forget(self, resource: Resource, namespace: str, name: str) -> None:
+        """The object is gone: what was applied to it means nothing any more."""
+        for target in [t for t in self._applied if t[:3] == (resource.plural, namespace, name)]:
+            del self._applied[target]
+
+
+def covers(current: Any, wanted: Any) -> bool:
+    """Whether `current` holds every field of `wanted` with its value; servers add fields, but no elements of lists."""
+    if isinstance(wanted, dict):
+        return isinstance(current, dict) and all(
+            key in current and covers(current[key], v) for key, v in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(current, list)
+            and len(current) == len(wanted)
+            and all(covers(one, other) for one, other in zip(current, wanted, strict=True))
+        )
+    return bool(current == wanted)

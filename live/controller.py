@@ -1,0 +1,166 @@
+"""The controller: reads the objects, makes a plan, and applies what the plan wants: workloads, slices, attachments, statuses.
+
+Level-triggered: each turn looks at everything, and requests only what differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+
+from core import kube, names
+from core.errors import ApiError
+from core.kube import Informer, Json, ObjectName, Resource
+from core.manifests import render, workloads
+from core.model import ObjectRef
+from core.plan import Plan, plan
+from live.agent.process import AgentProcess, add_arguments
+from live.apply import Applier
+from live.store import ModelStore
+
+log = logging.getLogger(__name__)
+
+FIELD_MANAGER = "tidegate-controller"
+RETRY_FAILED_S = 1.0
+READ = (
+    kube.GATEWAY_CLASSES,
+    kube.GATEWAYS,
+    kube.GATEWAY_ROUTERS,
+    kube.L34_ROUTES,
+    kube.TCP_ROUTES,
+    kube.UDP_ROUTES,
+    kube.SERVICES,
+    kube.PODS,
+    kube.ENDPOINT_SLICES,
+    kube.NAMESPACES,
+    kube.REFERENCE_GRANTS,
+)
+"""What a plan is made from."""
+
+_RESOURCES = {resource.kind: resource for resource in READ}
+
+
+class Controller:
+    """One turn of the loop. `informers`: one for each of READ, and one of the Deployments."""
+
+    def __init__(
+        self,
+        applier: Applier,
+        delete: Callable[[Resource, str, str], None],
+        informers: dict[str, Informer],
+        build: workloads.Build,
+        now: Callable[[], str],
+    ) -> None:
+        self._applier = applier
+        self._delete = delete
+        self._informers = informers
+        self._store = ModelStore([informers[resource.kind] for resource in READ])
+        self._build = build
+        self._now = now
+
+    def reconcile(self) -> float | None:
+        """Applies the plan. One object that the API refuses does not keep the others from being applied.
+
+        Returns the seconds until the next try when something was refused.
+        """
+        wanted = plan(self._store.objects())
+        refused = 0
+        for request in self._requests(wanted):
+            try:
+                request()
+            except ApiError as error:
+                refused += 1
+                log.warning("the API refused", extra={"code": error.code, "reason": error.reason, "why": error.message})
+        return RETRY_FAILED_S if refused else None
+
+    def _requests(self, wanted: Plan) -> Iterator[Callable[[], object]]:
+        yield from self._workloads(wanted)
+        yield from self._slices(wanted)
+        yield from self._attachments(wanted)
+        yield from self._statuses(wanted)
+
+    def _current(self, kind: str, name: ObjectName) -> Json | None:
+        return self._informers[kind].objects().get(name)
+
+    def _apply(
+        self, resource: Resource, wanted: Json, current: Json | None, subresource: str | None = None
+    ) -> Callable[[], object]:
+        return partial(self._applier.apply, resource, wanted, current, subresource)
+
+    def _workloads(self, wanted: Plan) -> Iterator[Callable[[], object]]:
+        for planned in wanted.gateways:
+            workload = workloads.workload(planned.gateway, planned.class_, self._build)
+            if workload is not None:
+                name = (workload["metadata"]["namespace"], workload["metadata"]["name"])
+                yield self._apply(kube.DEPLOYMENTS, workload, self._current("Deployment", name))
+
+    def _slices(self, wanted: Plan) -> Iterator[Callable[[], object]]:
+        services = {s.meta.ref: s.meta for s in self._store.objects().services}
+        stored = self._informers["EndpointSlice"].objects()
+        for slice_ in wanted.slices:
+            ref = slice_.meta.ref
+            service = services[ObjectRef(kind="Service", namespace=ref.namespace, name=slice_.service)]
+            body = render.endpoint_slice(slice_, service)
+            yield self._apply(kube.ENDPOINT_SLICES, body, stored.get((ref.namespace, ref.name)))
+        keep = {(slice_.meta.namespace, slice_.meta.name) for slice_ in wanted.slices}
+        for name, raw in stored.items():
+            labels = raw["metadata"].get("labels") or {}
+            if labels.get(names.SLICE_MANAGED_BY) == names.SLICE_MANAGER and name not in keep:
+                yield partial(self._remove_slice, name)
+
+    def _remove_slice(self, name: ObjectName) -> None:
+        self._delete(kube.ENDPOINT_SLICES, *name)
+        self._applier.forget(kube.ENDPOINT_SLICES, *name)
+
+    def _attachments(self, wanted: Plan) -> Iterator[Callable[[], object]]:
+        for name, raw in self._informers["Pod"].objects().items():
+            ref = ObjectRef(kind="Pod", namespace=name[0], name=name[1])
+            attachments = wanted.attachments.get(ref, ())
+            has = names.ATTACHMENT in (raw["metadata"].get("annotations") or {})
+            if not attachments and not has:
+                continue
+            annotations = {names.ATTACHMENT: render.attachment_text(attachments)} if attachments else {}
+            body = render.head(ref, uid=raw["metadata"]["uid"], annotations=annotations)
+            yield self._apply(kube.PODS, body, raw if attachments else None, "status")
+
+    def _statuses(self, wanted: Plan) -> Iterator[Callable[[], object]]:
+        now = self._now()
+        for status in wanted.statuses:
+            current = self._current(status.ref.kind, (status.ref.namespace, status.ref.name))
+            if current is not None:
+                body = render.status_object(status, current, now)
+                yield self._apply(_RESOURCES[status.ref.kind], body, current, "status")
+
+
+def rfc3339_now() -> str:
+    """The time as Kubernetes writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def main(argv: list[str]) -> int:
+    """`tidegate controller`."""
+    parser = argparse.ArgumentParser(
+        prog="tidegate controller",
+        description="Reads Gateways and routes, and writes workloads, EndpointSlices, attachments and statuses.",
+    )
+    add_arguments(parser, listen=f":{workloads.CONTROLLER_PORT}")
+    parser.add_argument("--image", default="tidegate", help="of the gateway pods (default: %(default)s)")
+    parser.add_argument(
+        "--dataplane", default="auto", choices=("auto", "tc", "nft"), help="of the gateway pods (default: %(default)s)"
+    )
+    options = parser.parse_args(argv)
+    with AgentProcess("controller", options) as process:
+        informers: dict[str, Informer] = {
+            resource.kind: process.watch(resource) for resource in (*READ, kube.DEPLOYMENTS)
+        }
+        controller = Controller(
+            Applier(process.kube, FIELD_MANAGER),
+            process.kube.delete,
+            informers,
+            workloads.Build(image=options.image, dataplane=options.dataplane),
+            rfc3339_now,
+        )
+        return process.run(controller.reconcile)
