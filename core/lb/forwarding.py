@@ -109,17 +109,19 @@ def pool_table(pool: Pool) -> Table:
     the number of targets. A pool without backends of positive weight rejects everything.
     """
     return _pool_table(
-        tuple((backend.weight, tuple(target.slot for target in backend.targets)) for backend in pool.backends),
+        tuple((b.service, b.weight, tuple(target.slot for target in b.targets)) for b in pool.backends),
         pool.table_size,
     )
 
 
 @lru_cache(maxsize=256)
-def _pool_table(backends: tuple[tuple[int, tuple[int, ...]], ...], M: int) -> Table:
-    share = populate({i: weight for i, (weight, _) in enumerate(backends)}, M)
+def _pool_table(backends: tuple[tuple[str, int, tuple[int, ...]], ...], M: int) -> Table:
+    weights = {i: weight for i, (_, weight, _) in enumerate(backends)}
+    # Names of Services, so that these permutations are none of a slot: a backend must not get the very buckets of one slot.
+    share = populate(weights, M, name=lambda i: backends[i][0])
     table = np.full(M, REJECT, np.int32)
     first = 0
-    for i, (_, slots) in enumerate(backends):
+    for i, (_, _, slots) in enumerate(backends):
         if slots and share.size:
             slot_of = _slots_table(slots, M)
             mine = share == i

@@ -7,7 +7,7 @@ section 3.4's last paragraph ("altering the relative frequency of the backends' 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,20 @@ DEFAULT_TABLE_SIZE = 65537
 Table = NDArray[np.int32]
 
 
-def offset_and_skip(slot: int, M: int) -> tuple[int, int]:
-    """The two numbers that generate the permutation of a slot: 0 <= offset < M, 1 <= skip < M."""
-    digest = hashlib.blake2b(str(slot).encode(), digest_size=16).digest()
+def offset_and_skip(name: str, M: int) -> tuple[int, int]:
+    """The two numbers that generate the permutation of a name: 0 <= offset < M, 1 <= skip < M."""
+    digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
     offset = int.from_bytes(digest[:8], "little") % M
     skip = int.from_bytes(digest[8:], "little") % (M - 1) + 1
     return offset, skip
 
 
-def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE) -> Table:
+def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE, *, name: Callable[[int], str] = str) -> Table:
     """The lookup table of the slots in `weights` (slot -> weight): which slot has each entry, shape (M,).
 
     The share of a slot is its weight over the sum of weights, within one entry a round. Slots of weight zero get nothing. Without
     slots the table is empty, shape (0,). M must be prime, so that every skip generates the whole permutation.
+    The permutation of a slot is that of its `name`: tables whose entries must be independent of each other use different names.
 
     Raises ValueError for a negative weight, or for a table smaller than the number of slots.
     """
@@ -45,15 +46,14 @@ def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE) -> Table:
         return np.full(M, slots[0], np.int32)
     heaviest = max(weights[slot] for slot in slots)
     turns = [weights[slot] / heaviest for slot in slots]
-    return _populate(slots, turns, M)
+    return _populate(slots, [offset_and_skip(name(slot), M) for slot in slots], turns, M)
 
 
-def _populate(slots: list[int], turns: list[float], M: int) -> Table:
+def _populate(slots: list[int], generators: list[tuple[int, int]], turns: list[float], M: int) -> Table:
     """Pseudocode 1 of the paper. A slot takes its turn whenever its accumulated share (0 < turns[i] <= 1 a round) is one entry.
 
     The permutation is walked, not stored: entry j of it is (offset + j * skip) mod M. All slots together take about M ln M steps.
     """
-    generators = [offset_and_skip(slot, M) for slot in slots]
     next_ = [offset for offset, _ in generators]
     skips = [skip for _, skip in generators]
     due = [0.0] * len(slots)
