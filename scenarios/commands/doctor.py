@@ -1,0 +1,48 @@
+"""tidegate doctor: what this machine can do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from scenarios.commands.options import parser, write_json
+
+NEEDED = ("namespaces", "mnexec", "ip", "nft", "bird", "veth", "bridge")
+"""Without these nothing runs in the virtual network."""
+
+
+def main(arguments: list[str]) -> int:
+    options = parser(
+        "doctor",
+        "Shows what this machine can do, and the command that gets what is missing. Exit code 3 when the virtual network cannot run.",
+        "  tidegate doctor\n  tidegate doctor -o json",
+    )
+    options.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    chosen = options.parse_args(arguments)
+
+    from sim.net.capabilities import probe_all
+
+    found = probe_all()
+    missing = [capability for capability in found if capability.name in NEEDED and not capability.available]
+    if chosen.output == "json":
+        write_json({"ok": not missing, "capabilities": [asdict(c) | {"needed": c.name in NEEDED} for c in found]})
+        return 3 if missing else 0
+    from scenarios.report import print_line, print_table
+
+    print_table(
+        ("capability", "here", "for", "how to get it"),
+        [
+            (
+                c.name,
+                ("yes: " if c.available else "no: ") + c.detail,
+                c.purpose + ("" if c.name in NEEDED else " (optional)"),
+                "" if c.available else c.remedy,
+            )
+            for c in found
+        ],
+    )
+    if missing:
+        print_line(f"The virtual network cannot run here: {', '.join(c.name for c in missing)} missing.")
+        return 3
+    plane = "tc" if all(c.available for c in found if c.name in ("bpf", "libbpf", "bpf-object", "clsact")) else "nft"
+    print_line(f"The virtual network can run here; dataplane=auto means {plane}.")
+    return 0
