@@ -1,0 +1,36 @@
+"""Kernel parameters below /proc/sys of the calling thread's network namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from core.errors import DataplaneError
+
+_ROOT: Final = Path("/proc/sys")
+
+
+def read(name: str) -> str:
+    """The value of the parameter with the path `name` (``net/ipv4/ip_forward``), or ``""`` when this kernel has none."""
+    try:
+        return (_ROOT / name).read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def ensure(name: str, value: str) -> None:
+    """Sets a parameter unless it has the value already: a read-only /proc/sys that is right is good enough.
+
+    Raises DataplaneError when it is not right and cannot be set.
+    """
+    found = read(name)
+    if found in (value, ""):
+        return
+    try:
+        (_ROOT / name).write_text(value)
+    except OSError as error:
+        dotted = name.replace("/", ".")
+        raise DataplaneError(
+            f"{dotted} is {found} and must be {value}, but cannot be set: {error.strerror}; set it in the Pod's securityContext"
+            f" (sysctls), or let the agent run with a writable /proc/sys"
+        ) from error
