@@ -188,8 +188,8 @@ class VirtualNetwork:
         """
         switch: IpBridge = self._mininet[attachment.network]
         port = switch.next_port()
-        mac = attachment.mac or self._mac(host.name, attachment.interface)
-        port_mac = self._mac(switch.name, port)
+        mac = attachment.mac or self.mac(host.name, attachment.interface)
+        port_mac = self.mac(switch.name, port)
         self._mininet.addLink(host, switch, intfName1=attachment.interface, intfName2=port, addr1=mac, addr2=port_mac)
         return (
             # "if<number>" is how ip(8) takes an interface index of another namespace
@@ -197,8 +197,11 @@ class VirtualNetwork:
             f" type veth peer name {attachment.interface} address {mac} netns {host.pid}"
         )
 
-    def _mac(self, host: str, interface: str) -> str:
-        """A locally administered unicast address that depends on the seed, the host and the interface only."""
+    def mac(self, host: str, interface: str) -> str:
+        """The MAC that an interface gets unless its Attachment says otherwise.
+
+        A locally administered unicast address that depends on the seed, the host and the interface only.
+        """
         digest = hashlib.blake2s(f"{self._seed}/{host}/{interface}".encode(), digest_size=5).digest()
         return ":".join(f"{byte:02x}" for byte in (0x02, *digest))
 

@@ -1,0 +1,134 @@
+"""Policy routes of a gateway pod, in the kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from live.namespaces import inside
+from live.netlink import NetlinkError
+from live.routes import GATEWAY_PRIORITY, GATEWAY_TABLE, KernelPolicyRoutes
+from live.rtnetlink import Change, NextHop, RouteSocket, RouteSpec, default_of
+from sim.net.namespaces import ip_batch, run_in
+from tests.netns._lab import add_namespace
+
+pytestmark = pytest.mark.sandbox
+
+VIPS = tuple(map(ip_network, ("20.0.0.1/32", "40.0.0.0/24", "2000::1/128", "3000::/64")))
+
+
+@pytest.fixture
+def gateway() -> Path:
+    """A namespace with a primary network (eth0, the way out of everything) and a network of routers (vlan)."""
+    gateway = add_namespace("gateway")
+    commands = []
+    for interface, subnet in (("eth0", "1"), ("vlan", "2")):
+        commands += [
+            f"link add name {interface} type veth peer name {interface}-peer",
+            f"link set dev {interface} up",
+            f"link set dev {interface}-peer up",
+            f"address add 10.{subnet}.0.1/24 dev {interface}",
+            f"address add fd0{subnet}::1/64 dev {interface} nodad",
+        ]
+    ip_batch(gateway, [*commands, "route add default via 10.1.0.254", "route add ::/0 via fd01::254"])
+    return gateway
+
+
+def ip_json(namespace: Path, *words: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run_in(namespace, ["ip", "-json", *words]) or "[]")
+    return found
+
+
+def way_out(namespace: Path, source: str) -> str:
+    """The interface by which a packet from `source` to the outside is forwarded; ``""``: nowhere."""
+    family, to = ("-6", "200:100::100") if ":" in source else ("-4", "200.100.0.100")
+    words = ["ip", "-json", family, "route", "get", to, "from", source, "iif", "vlan"]
+    try:
+        return str(json.loads(run_in(namespace, words))[0]["dev"])
+    except Exception as error:
+        assert "unreachable" in str(error) or "Invalid argument" in str(error), error
+        return ""
+
+
+def everything(namespace: Path) -> list[Any]:
+    return [
+        [rule for rule in ip_json(namespace, family, "rule", "show") if 0 < rule["priority"] < 32766]
+        + ip_json(namespace, family, "route", "show", "table", "all", "proto", "116")
+        for family in ("-4", "-6")
+    ]
+
+
+def test_replies_of_vips_leave_by_the_table_and_by_nothing_else(gateway: Path) -> None:
+    sources = ("20.0.0.1", "40.0.0.77", "2000::1", "3000::77")
+    policy = KernelPolicyRoutes(netns=gateway)
+    assert [way_out(gateway, s) for s in sources] == ["eth0"] * 4, "the leak that is to be closed is not there"
+
+    policy.apply(VIPS)
+    assert [way_out(gateway, s) for s in sources] == [""] * 4, "without BGP a VIP's packet must go nowhere"
+
+    add = ["route add default via 10.2.0.254 dev vlan table 4096", "route add ::/0 via fd02::254 dev vlan table 4096"]
+    ip_batch(gateway, add)
+    assert [way_out(gateway, s) for s in sources] == ["vlan"] * 4
+    assert [way_out(gateway, s) for s in ("20.0.0.2", "2000::2")] == ["eth0"] * 2, "other addresses go as before"
+
+
+def test_apply_changes_only_what_differs(gateway: Path) -> None:
+    policy = KernelPolicyRoutes(netns=gateway)
+    policy.apply(VIPS)
+    before = everything(gateway)
+    policy.apply(VIPS[::-1])
+    assert everything(gateway) == before
+    KernelPolicyRoutes(netns=gateway).apply(VIPS[2:])
+    sources = {(rule.source, rule.table, rule.priority) for rule in inside(gateway, rules)}
+    assert sources == {(vip, GATEWAY_TABLE, GATEWAY_PRIORITY) for vip in VIPS[2:]}
+
+
+def rules() -> list[Any]:
+    with RouteSocket() as kernel:
+        return kernel.rules()
+
+
+def test_remove_takes_its_own_away_and_nothing_else(gateway: Path) -> None:
+    others = [
+        "rule add priority 20100 from 9.9.9.9 lookup 4096",
+        "route add default via 10.2.0.254 dev vlan table 4096 proto bird",
+    ]
+    ip_batch(gateway, others)
+    before = [ip_json(gateway, "rule", "show"), ip_json(gateway, "route", "show", "table", "all")]
+    policy = KernelPolicyRoutes(netns=gateway)
+    policy.apply(VIPS)
+    policy.remove()
+    assert [ip_json(gateway, "rule", "show"), ip_json(gateway, "route", "show", "table", "all")] == before
+    assert everything(gateway)[1] == []
+    policy.remove()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_routes_are_replaced_in_place_and_read_back_as_written(gateway: Path, version: int) -> None:
+    subnet = "10.2.0." if version == 4 else "fd02::"
+
+    def run() -> None:
+        with RouteSocket() as kernel:
+            vlan = kernel.interfaces()["vlan"]
+            hops = tuple(NextHop(address=ip_address(f"{subnet}{n}"), interface=vlan) for n in (5, 6, 7))
+            for some in (hops[:1], hops, hops[1:], hops[2:], hops[:2]):
+                route = RouteSpec(destination=default_of(version), table=77777, metric=100, next_hops=some)
+                kernel.apply(Change(routes=(route,)))
+                assert kernel.routes(77777) == [route]
+            kernel.apply(Change(old_routes=(route,)))
+            assert kernel.routes(77777) == []
+
+    inside(gateway, run)
+
+
+def test_what_the_kernel_refuses_is_named(gateway: Path) -> None:
+    hop = NextHop(address=ip_address("10.2.0.9"), interface=4711)
+    route = RouteSpec(destination=default_of(4), table=5, metric=1, next_hops=(hop,))
+    run: Callable[[], None] = lambda: RouteSocket().apply(Change(routes=(route,)))  # noqa: E731
+    with pytest.raises(NetlinkError, match=r"adding unicast route 0\.0\.0\.0/0 table 5 metric 1: No such device"):
+        inside(gateway, run)
