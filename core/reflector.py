@@ -106,6 +106,7 @@ class Reflector:
         self._wait_until_s = 0.0
         self._failures = 0
         self._watch_opened_s: float | None = None
+        self._watch_told = False
         self._absent_since_s: float | None = None
         self._served = False
         self.synced = False
@@ -151,6 +152,7 @@ class Reflector:
     def watch_opened(self, now_s: float) -> None:
         """The server has accepted the watch."""
         self._watch_opened_s = now_s
+        self._watch_told = False
 
     def event_received(self, event: Json, now_s: float) -> tuple[ObjectName, ...]:
         """Takes one line of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR. Returns the name that changed, if one did.
@@ -170,6 +172,7 @@ class Reflector:
             return self.failed(Failure(cause=Cause.GARBAGE, what=str(garbage)), now_s)
         self._version = version
         self._failures = 0
+        self._watch_told = True
         if kind == "BOOKMARK":
             return ()
         if kind == "DELETED":
@@ -184,7 +187,7 @@ class Reflector:
 
     def watch_ended(self, now_s: float) -> None:
         """The server ended the watch in order, as it does after `timeout_s`."""
-        if self._lived(now_s):
+        if self._watch_told or self._lived(now_s):
             self._failures = 0
             self._watch_opened_s = None
         else:

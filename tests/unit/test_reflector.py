@@ -236,6 +236,10 @@ def test_a_watch_that_ends_at_once_counts_as_a_failure() -> None:
     reflector.watch_opened(0.0)
     reflector.watch_ended(0.5)
     assert waits_until_s(reflector, 0.5) == pytest.approx(0.6)
+    reflector.watch_opened(1.0)
+    reflector.event_received(event("ADDED", pod("a", 11)), 1.0)
+    reflector.watch_ended(1.1)
+    assert isinstance(reflector.next_action(1.1), OpenWatch)
 
 
 def test_a_resource_that_is_not_served_is_synced_with_nothing_and_asked_for_slowly() -> None:
