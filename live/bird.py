@@ -40,12 +40,13 @@ START_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.01
+LOG_LIMIT_BYTES = 1 << 20
 UNIX_PATH_LIMIT_BYTES = 107  # sockaddr_un.sun_path, less its NUL
 PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Bird:
-    """The BIRD whose files are in `folder`: ``bird.conf``, ``bird.ctl``, ``bird.pid``, ``bird.log``.
+    """The BIRD whose files are in `folder`: ``bird.conf``, ``bird.ctl``, ``bird.pid``, ``bird.log`` (and ``.1``).
 
     `on_death` is called, from a thread, when it has ended without being asked; the next `configure` starts it again.
     `command` is what starts it, for a BIRD in another place or namespace.
@@ -62,6 +63,7 @@ class Bird:
         self._config = self._folder / "bird.conf"
         self._candidate = self._folder / "bird.conf.new"
         self._socket = self._folder / "bird.ctl"
+        self._log = self._folder / "bird.log"
         self._command = command
         self._on_death = on_death
         self._lock = threading.RLock()
@@ -114,6 +116,7 @@ class Bird:
         Raises:
             DataplaneError: BIRD does not answer.
         """
+        self._trim_log()
         return parse_sessions(self.ask("show protocols all"), self.bfd_sessions())
 
     def bfd_sessions(self) -> tuple[BfdSession, ...]:
@@ -190,7 +193,6 @@ class Bird:
             "-P",
             str(self._folder / "bird.pid"),
         ]
-        log_file = self._folder / "bird.log"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         # posix_spawn rather than Popen: nobody has to wait for the child, because it shall outlive us.
         pid = os.posix_spawnp(
@@ -199,7 +201,7 @@ class Bird:
             os.environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(log_file), flags, 0o600),
+                (os.POSIX_SPAWN_OPEN, 1, str(self._log), flags, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
             setsid=True,
@@ -210,7 +212,7 @@ class Bird:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if process.wait(POLL_S) or time.monotonic() > deadline_s:
-                words = log_file.read_text(errors="replace").strip() or "it said nothing"
+                words = self._log.read_text(errors="replace").strip() or "it said nothing"
                 process.expect_end()
                 process.kill(signal.SIGKILL)
                 process.wait(STOP_TIMEOUT_S)
@@ -218,6 +220,12 @@ class Bird:
                 raise DataplaneError(f"BIRD did not start within {START_TIMEOUT_S} s: {words[-500:]}")
         self._process = process
         log.info("started BIRD", extra={"pid": pid})
+
+    def _trim_log(self) -> None:
+        """A peer that is refused for weeks must not fill the memory that /run is made of. BIRD appends, so it goes on at 0."""
+        if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
+            shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
+            os.truncate(self._log, 0)
 
     def _ended(self) -> None:
         log.warning("BIRD has ended")

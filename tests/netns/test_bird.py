@@ -214,6 +214,18 @@ def test_an_adopted_bird_that_dies_is_missed_too(bird: Bird, folder: Path) -> No
     successor.stop()
 
 
+def test_the_log_of_a_long_life_is_bounded(bird: Bird, folder: Path) -> None:
+    logged = folder / "bird.log"
+    bird.configure(ALONE + "log stderr all;\n")
+    with logged.open("a") as file:
+        file.write("refused again\n" * 100_000)
+    bird.sessions()
+    assert logged.stat().st_size == 0
+    bird.configure(ALONE + "log stderr all;\nprotocol static { ipv4; }\n")
+    eventually(lambda: "Reconfigur" in logged.read_text(), "BIRD goes on writing, at the beginning")
+    assert "refused again" in (folder / "bird.log.1").read_text()
+
+
 def test_what_the_machine_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="apt-get install bird2"):
         Bird(tmp_path, command=("no-such-bird",)).configure(ALONE)
