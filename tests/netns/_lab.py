@@ -7,6 +7,7 @@ For tests marked ``sandbox`` only: the namespaces are named in the sandbox's own
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import time
@@ -104,17 +105,16 @@ class Lab:
     @staticmethod
     def mac_of(namespace: Path, interface: str) -> bytes:
         """The MAC address of an interface, 6 bytes."""
-        text = run_in(namespace, ["cat", f"/sys/class/net/{interface}/address"])
-        return bytes.fromhex(text.strip().replace(":", ""))
+        (link,) = json.loads(run_in(namespace, ["ip", "-json", "link", "show", "dev", interface]))
+        return bytes.fromhex(link["address"].replace(":", ""))
 
-    def send(self, packets: Iterable[bytes], *, burst: int = 64) -> None:
+    def send(self, packets: Iterable[bytes]) -> None:
         """Sends IP packets from outside to the gateway, each in one frame."""
         mine = bytes.fromhex("020000000001")
         with within(self.outside, lambda: raw_socket("ext0")) as wire:
             for packet in packets:
                 kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
                 wire.send(self._gateway_mac + mine + kind + packet)
-        del burst
 
     def capture(self, *, kinds: Sequence[int] = ()) -> Capture:
         """Listens on every target's ``net1`` from now on for packets with one of these IP protocol numbers (none: all)."""

@@ -37,7 +37,7 @@ def lab() -> Lab:
             "address add 10.2.0.2/24 dev net1",
             "address add fd02::2/64 dev net1 nodad",
             "route add 20.0.0.0/24 via 10.2.0.10",
-            "route add 2000::/64 via fd02::a",
+            "route add 2000::/64 via fd02::10",
         ],
     )
     primary = ["link add name eth0 type veth peer name eth0-peer", "link set dev eth0 up", "link set dev eth0-peer up"]
@@ -172,7 +172,7 @@ def test_the_vip_stays_unknown_on_the_pods_network(lab: Lab) -> None:
     def ask() -> None:
         ip_batch(lab.targets[0], ["neigh flush all"])
         ip_batch(lab.gateway, ["neigh flush all"])
-        assert answers(lab, "20.0.0.1")
+        assert all(answers(lab, "20.0.0.1", port) for port in range(4000, 4016)), "both next hops are used"
         with within(lab.gateway, lambda: raw_socket("net1")) as wire:
             mac = lab.mac_of(lab.gateway, "net1")
             question = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + ip_address("10.2.0.1").packed
