@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from core.errors import DataplaneError
 from core.model import Address
 from sim.net.namespaces import ip_batch, prepare, run_in, within
 
@@ -168,3 +169,16 @@ def addresses_of(packet: bytes) -> tuple[Address, Address]:
     if packet[0] >> 4 == 4:
         return ip_address(packet[12:16]), ip_address(packet[16:20])
     return ip_address(packet[8:24]), ip_address(packet[24:40])
+
+
+def way_out(namespace: Path, source: str, *, arrived_on: str = "") -> str:
+    """The interface by which a packet from `source` to a client outside leaves, forwarded or sent; ``""``: nowhere."""
+    family, to = ("-6", "200:100::100") if ":" in source else ("-4", "200.100.0.100")
+    words = ["ip", "-json", family, "route", "get", to, "from", source]
+    try:
+        found = json.loads(run_in(namespace, words + (["iif", arrived_on] if arrived_on else [])))
+    except DataplaneError as error:
+        if "unreachable" in str(error) or "Invalid argument" in str(error):  # what blackholes say
+            return ""
+        raise
+    return str(found[0]["dev"])
