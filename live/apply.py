@@ -47,6 +47,11 @@ class Applier:
         log.debug("applied", extra={"object": "/".join(map(str, target))})
         return True
 
+    def apply_changed(self, resource: Resource, wanted: Json, subresource: str | None = None) -> bool:
+        """The same for fields that nobody else writes and that the object need not be looked at for: applied when `wanted` differs from
+        what was applied last."""
+        return self.apply(resource, wanted, wanted, subresource)
+
     def forget(self, resource: Resource, namespace: str, name: str) -> None:
         """The object is gone: what was applied to it means nothing any more."""
         for target in [t for t in self._applied if t[:3] == (resource.plural, namespace, name)]:

@@ -39,6 +39,7 @@ def render(routing: Routing) -> str:
 def _head(routing: Routing) -> Iterator[str]:
     yield "# Written by tidegate; changes are overwritten."
     yield "log stderr all;"
+    yield "timeformat protocol iso long;"
     yield f"router id {routing.router_id};"
     yield "protocol device {}"
 

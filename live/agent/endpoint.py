@@ -1,0 +1,131 @@
+"""The endpoint agent: once a node; puts the VIPs and the way back for replies into the application Pods of its node, and reports what
+is in place. Only then does an endpoint become ready."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from core import kube, names
+from core.errors import DataplaneError, InputError, Problem
+from core.kube import Informer, Json
+from core.manifests import render, workloads
+from core.model import Attachment, ObjectRef, Prefix
+from core.ports import PodNetwork
+from live.agent.process import AgentProcess, add_arguments
+from live.apply import Applier
+from live.podnet import KernelPodNetwork
+from live.podns import CgroupNamespaces, FolderNamespaces, PodNamespaces
+
+log = logging.getLogger(__name__)
+
+FIELD_MANAGER = "tidegate-endpoint"
+LOOK_AGAIN_S = 0.2
+"""A Pod that has an attachment but no namespace yet is being started: nothing tells when it is there."""
+VERIFY_S = 30.0
+"""How often what is in place is looked at without a reason: somebody else may have changed it."""
+
+
+class EndpointAgent:
+    """One turn of the loop. `pods` follows the Pods of this node."""
+
+    def __init__(
+        self,
+        pods: Informer,
+        namespaces: PodNamespaces,
+        network: Callable[[Path], PodNetwork],
+        applier: Applier,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._pods = pods
+        self._namespaces = namespaces
+        self._network = network
+        self._applier = applier
+        self._now_s = now_s
+        self._done: dict[str, tuple[str, float, tuple[Prefix, ...]]] = {}
+        """Pod UID -> the annotation that was made true, when, and what was in place then."""
+
+    def reconcile(self) -> float:
+        """Makes every Pod agree with its annotation. One Pod that cannot be served does not keep the others from it.
+
+        Returns the seconds until the next look.
+        """
+        wanted = {uid: pod for pod in self._pods.objects().values() if (uid := wants_attachment(pod)) is not None}
+        for uid in self._done.keys() - wanted.keys():
+            del self._done[uid]
+        found = self._namespaces.find(wanted.keys())
+        again_s = VERIFY_S
+        for uid, pod in wanted.items():
+            if uid not in found:
+                again_s = LOOK_AGAIN_S
+                continue
+            try:
+                self._serve(uid, pod, found[uid])
+            except (DataplaneError, ValueError) as error:
+                again_s = LOOK_AGAIN_S
+                log.warning("a Pod cannot be served", extra={"pod": pod["metadata"]["name"], "why": str(error)})
+        return again_s
+
+    def _serve(self, uid: str, pod: Json, netns: Path) -> None:
+        annotations = pod["metadata"].get("annotations") or {}
+        text = annotations.get(names.ATTACHMENT, "[]")
+        known = self._done.get(uid)
+        if known is not None and known[0] == text and self._now_s() - known[1] < VERIFY_S:
+            in_place = known[2]
+        else:
+            attachments: tuple[Attachment, ...] = render.read_attachments(text)
+            in_place = self._network(netns).apply(attachments)
+            self._done[uid] = (text, self._now_s(), in_place)
+            if known is None or known[2] != in_place:
+                log.info("attached", extra={"pod": pod["metadata"]["name"], "vips": [str(vip) for vip in in_place]})
+        self._report(pod, in_place)
+
+    def _report(self, pod: Json, in_place: tuple[Prefix, ...]) -> None:
+        metadata = pod["metadata"]
+        ref = ObjectRef(kind="Pod", namespace=metadata["namespace"], name=metadata["name"])
+        annotations = {names.ATTACHED: render.attached_text(in_place)}
+        body = render.head(ref, uid=metadata["uid"], annotations=annotations)
+        self._applier.apply(kube.PODS, body, pod, "status")
+
+
+def wants_attachment(pod: Json) -> str | None:
+    """The UID of a Pod that has, or had, an attachment and still runs; None of any other."""
+    metadata = pod["metadata"]
+    annotations = metadata.get("annotations") or {}
+    if names.ATTACHMENT not in annotations and names.ATTACHED not in annotations:
+        return None
+    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return None
+    return str(metadata["uid"])
+
+
+def main(argv: list[str]) -> int:
+    """`tidegate agent endpoint`."""
+    parser = argparse.ArgumentParser(
+        prog="tidegate agent endpoint", description="Puts VIPs and the way back for replies into the Pods of a node."
+    )
+    add_arguments(parser, listen=f":{workloads.ENDPOINT_PORT}")
+    parser.add_argument("--node", default=os.environ.get("NODE_NAME"), help="name of this node (default: $NODE_NAME)")
+    parser.add_argument(
+        "--pods-dir",
+        type=Path,
+        default=os.environ.get("TIDEGATE_PODS_DIR"),
+        help="folder with <uid>/netns of each Pod (default: $TIDEGATE_PODS_DIR, else the cgroup tree is searched)",
+    )
+    options = parser.parse_args(argv)
+    if not options.node:
+        raise InputError(Problem(where="--node", what="not given, and NODE_NAME is not set", expected="a node's name"))
+    namespaces: PodNamespaces = FolderNamespaces(Path(options.pods_dir)) if options.pods_dir else CgroupNamespaces()
+    with AgentProcess("endpoint", options) as process:
+        agent = EndpointAgent(
+            process.watch(kube.PODS, field_selector=f"spec.nodeName={options.node}"),
+            namespaces,
+            KernelPodNetwork,
+            Applier(process.kube, FIELD_MANAGER),
+            time.monotonic,
+        )
+        return process.run(agent.reconcile)
