@@ -1,0 +1,197 @@
+"""What is special about Services, Secrets, Namespaces, EndpointSlices and CRDs.
+
+Source: kubernetes pkg/apis/core/v1/defaults.go, pkg/registry/core/service, pkg/apis/core/validation/validation.go,
+pkg/apis/discovery/validation/validation.go.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+from typing import Any, Final
+
+from sim.cluster.apimachinery import problems
+from sim.cluster.apimachinery.kinds import Rules
+from sim.cluster.apimachinery.problems import Cause, Json, bad_request
+
+NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
+
+
+def _fill_service(obj: Json) -> Json:
+    spec = dict(obj.get("spec") or {})
+    ports = [
+        port if "targetPort" in port or "port" not in port else {**port, "targetPort": port["port"]}
+        for port in spec.get("ports") or []
+    ]
+    if ports:
+        spec["ports"] = ports
+    kind = spec.get("type", "ClusterIP")
+    if kind != "ExternalName":
+        spec.setdefault("internalTrafficPolicy", "Cluster")
+    if kind in ("NodePort", "LoadBalancer") or spec.get("externalIPs"):
+        spec.setdefault("externalTrafficPolicy", "Cluster")
+    if kind == "LoadBalancer":
+        spec.setdefault("allocateLoadBalancerNodePorts", True)
+    if spec.get("sessionAffinity") == "ClientIP":
+        spec.setdefault("sessionAffinityConfig", {"clientIP": {"timeoutSeconds": 10800}})
+    return {**obj, "spec": spec}
+
+
+def _service_born(obj: Json) -> Json:
+    return {**obj, "status": {"loadBalancer": {}}}
+
+
+def _is_address(text: Any) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_service(obj: Json, old: Json | None) -> list[Cause]:
+    causes: list[Cause] = []
+    spec = obj.get("spec") or {}
+    ports = spec.get("ports") or []
+    if not ports and spec.get("clusterIP") != "None" and spec.get("type") != "ExternalName":
+        causes.append(problems.required("spec.ports"))
+    names: set[str] = set()
+    for index, port in enumerate(ports):
+        name = port.get("name", "")
+        if not name and len(ports) > 1:
+            causes.append(problems.required(f"spec.ports[{index}].name"))
+        elif name and name in names:
+            causes.append(problems.duplicate(f"spec.ports[{index}].name", name))
+        names.add(name)
+    for index, address in enumerate(spec.get("externalIPs") or []):
+        if not _is_address(address):
+            text = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+            causes.append(problems.invalid_value(f"spec.externalIPs[{index}]", address, text))
+    was = (old or {}).get("spec", {}).get("clusterIP")
+    if was and spec.get("clusterIP") != was and spec.get("type") != "ExternalName":
+        value = [spec["clusterIP"]] if spec.get("clusterIP") else []
+        causes.append(problems.invalid_value("spec.clusterIPs[0]", value, "may not change once set"))
+    return causes
+
+
+def allocate_service(obj: Json, services: list[Json]) -> Json:
+    """The Service with a cluster address for each of its families and node ports, the lowest that `services` do not have."""
+    spec = dict(obj.get("spec") or {})
+    kind = spec.get("type", "ClusterIP")
+    if kind == "ExternalName":
+        return obj
+    others = [one.get("spec") or {} for one in services]
+    families = list(spec.get("ipFamilies") or [])
+    if not families:
+        wish = spec.get("clusterIP", "")
+        families = ["IPv6" if ":" in wish else "IPv4"]
+    spec["ipFamilies"] = families
+    spec.setdefault("ipFamilyPolicy", "SingleStack" if len(families) == 1 else "RequireDualStack")
+    if spec.get("clusterIP") == "None":
+        spec["clusterIPs"] = ["None"]
+    elif not spec.get("clusterIPs"):
+        taken = {address for one in others for address in one.get("clusterIPs") or []}
+        wished = [spec["clusterIP"]] if spec.get("clusterIP") else []
+        spec["clusterIPs"] = wished + [_free_address(family, taken) for family in families[len(wished) :]]
+    spec["clusterIP"] = spec["clusterIPs"][0]
+    if kind == "NodePort" or (kind == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts", True)):
+        used = {port.get("nodePort") for one in (*others, spec) for port in one.get("ports") or []}
+        ports = []
+        for port in spec.get("ports") or []:
+            if not port.get("nodePort"):
+                number = next(number for number in range(30000, 32768) if number not in used)
+                used.add(number)
+                port = {**port, "nodePort": number}
+            ports.append(port)
+        spec["ports"] = ports
+    return {**obj, "spec": spec}
+
+
+def _free_address(family: str, taken: set[str]) -> str:
+    first = ipaddress.ip_address("10.96.0.10" if family == "IPv4" else "fd00:10:96::10")
+    return next(text for offset in range(1 << 16) if (text := str(first + offset)) not in taken)
+
+
+def _fill_secret(obj: Json) -> Json:
+    given = obj.get("stringData")
+    if given is None:
+        return obj
+    data = dict(obj.get("data") or {})
+    for name, text in given.items():
+        data[name] = base64.b64encode(str(text).encode()).decode()
+    return {**{name: value for name, value in obj.items() if name != "stringData"}, "data": data}
+
+
+def _check_secret(obj: Json, old: Json | None) -> list[Cause]:
+    """A value that is not base64 is refused as it is decoded: 400, not 422."""
+    for text in (obj.get("data") or {}).values():
+        try:
+            base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise bad_request(
+                'Secret in version "v1" cannot be handled as a Secret: illegal base64 data at input byte 0'
+            ) from error
+    if old is not None and obj.get("type") != old.get("type"):
+        return [problems.invalid_value("type", obj.get("type"), "field is immutable")]
+    if old is not None and old.get("immutable") and obj.get("data") != old.get("data"):
+        return [problems.forbidden_field("data", "field is immutable when `immutable` is set")]
+    return []
+
+
+def _check_config_map(obj: Json, old: Json | None) -> list[Cause]:
+    if old is not None and old.get("immutable") and obj.get("data") != old.get("data"):
+        return [problems.forbidden_field("data", "field is immutable when `immutable` is set")]
+    return []
+
+
+def _namespace_born(obj: Json) -> Json:
+    metadata = obj["metadata"]
+    labels = {**(metadata.get("labels") or {}), NAMESPACE_LABEL: metadata.get("name", "")}
+    return {
+        **obj,
+        "metadata": {**metadata, "labels": labels},
+        "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Active"},
+    }
+
+
+def _fill_namespace(obj: Json) -> Json:
+    metadata = obj["metadata"]
+    labels = metadata.get("labels") or {}
+    if not metadata.get("name") or labels.get(NAMESPACE_LABEL) == metadata["name"]:
+        return obj
+    return {**obj, "metadata": {**metadata, "labels": {**labels, NAMESPACE_LABEL: metadata["name"]}}}
+
+
+def _check_slice(obj: Json, old: Json | None) -> list[Cause]:
+    causes: list[Cause] = []
+    family = obj.get("addressType")
+    for index, endpoint in enumerate(obj.get("endpoints") or []):
+        for position, address in enumerate(endpoint.get("addresses") or []):
+            if family in ("IPv4", "IPv6") and not (_is_address(address) and (":" in address) == (family == "IPv6")):
+                text = f"must be an {family} address"
+                causes.append(problems.invalid_value(f"endpoints[{index}].addresses[{position}]", address, text))
+    if old is not None and family != old.get("addressType"):
+        causes.append(problems.invalid_value("addressType", family, "field is immutable"))
+    return causes
+
+
+def _born_as_given(obj: Json) -> Json:
+    """A Node keeps the status with which its kubelet registers it."""
+    return obj
+
+
+SERVICE: Final = Rules(
+    fill=_fill_service, born=_service_born, check=_check_service, name_is="dns1035", answers_deleted_object=True,
+    replace_creates=True,
+)  # fmt: skip
+SECRET: Final = Rules(fill=_fill_secret, check=_check_secret)
+CONFIG_MAP: Final = Rules(check=_check_config_map)
+NAMESPACE: Final = Rules(fill=_fill_namespace, born=_namespace_born, name_is="label")
+NODE: Final = Rules(born=_born_as_given)
+ENDPOINT_SLICE: Final = Rules(check=_check_slice, generation=("endpoints", "ports", "labels"))
+LEASE: Final = Rules(replace_creates=True)
+EVENT: Final = Rules(replace_creates=True)
+ROLE: Final = Rules(name_is="path")
+CUSTOM: Final = Rules(generation=("*",), replace_needs_version=True, status_writes_metadata=False)

@@ -1,0 +1,147 @@
+"""What happens when an object is deleted.
+
+Source: apiserver pkg/registry/rest/delete.go, pkg/registry/generic/registry/store.go; kubernetes.io/docs/concepts/architecture/
+garbage-collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from typing import Any, Final
+
+from sim.cluster.apimachinery import problems
+from sim.cluster.apimachinery.problems import Json
+from sim.cluster.apimachinery.store import Record
+from sim.cluster.apimachinery.writes import Target, Writer
+
+ORPHAN: Final = "orphan"
+FOREGROUND: Final = "foregroundDeletion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteOptions:
+    """How to delete: `propagation` is ``Background``, ``Foreground``, ``Orphan`` or nothing."""
+
+    grace_period_s: int | None = None
+    propagation: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    dry_run: bool = False
+
+
+def options_of(body: Any, query: Callable[[str], str]) -> DeleteOptions:
+    """The options of a request, from its body or else from its query.
+
+    Raises:
+        StatusError: 400 for what is not DeleteOptions, 422 for options that contradict each other.
+    """
+    if body is not None and not isinstance(body, dict):
+        raise problems.bad_request(f"DeleteOptions must be an object: found {problems.shown(body)[:80]}")
+    given: Json = body or {}
+    grace = given.get("gracePeriodSeconds", query("gracePeriodSeconds") or None)
+    orphan = given.get("orphanDependents", {"true": True, "false": False}.get(query("orphanDependents")))
+    propagation = given.get("propagationPolicy") or query("propagationPolicy")
+    causes = []
+    if orphan is not None and propagation:
+        causes.append(
+            problems.invalid_value(
+                "propagationPolicy", propagation, "orphanDependents and deletionPropagation cannot be both set"
+            )
+        )
+    if propagation not in ("", "Background", "Foreground", "Orphan"):
+        causes.append(
+            problems.unsupported("propagationPolicy", propagation, ["Foreground", "Background", "Orphan", "nil"])
+        )
+    if causes:
+        raise problems.invalid("DeleteOptions", "meta.k8s.io", "", causes)
+    if orphan is not None:
+        propagation = "Orphan" if orphan else "Background"
+    preconditions = given.get("preconditions") or {}
+    dry_run = given.get("dryRun") or ([query("dryRun")] if query("dryRun") else [])
+    try:
+        grace_period_s = None if grace is None else int(grace)
+    except (TypeError, ValueError) as error:
+        raise problems.bad_request(f"gracePeriodSeconds must be an integer: found {grace!r}") from error
+    return DeleteOptions(
+        grace_period_s=grace_period_s,
+        propagation=propagation,
+        uid=preconditions.get("uid") or "",
+        resource_version=preconditions.get("resourceVersion") or "",
+        dry_run="All" in dry_run,
+    )
+
+
+def delete(writer: Writer, target: Target, options: DeleteOptions) -> tuple[Record, bool]:
+    """Deletes an object, or marks it as being deleted. Returns its last state, and whether it is gone.
+
+    Raises:
+        StatusError: 404; 409 when a precondition does not hold.
+    """
+    record = writer.current(target)
+    _check_preconditions(target, record.obj["metadata"], options)
+    kind, collection = target.kind, writer.collection(target.kind)
+    meta: Json = dict(record.obj["metadata"])
+    finalizers = _finalizers(meta, options.propagation)
+    grace_s = 0
+    if kind.rules.grace_period_s is not None:
+        grace_s = kind.rules.grace_period_s(record.obj)
+        if options.grace_period_s is not None and grace_s > 0:
+            grace_s = max(options.grace_period_s, 0)
+    namespace_content = kind.plural == "namespaces" and not kind.group
+    already = meta.get("deletionTimestamp") is not None
+    if already and not _shortens(meta, grace_s, options):
+        if finalizers == (meta.get("finalizers") or []):
+            return record, False
+    elif grace_s == 0 and not finalizers and not namespace_content:
+        if options.dry_run:
+            return record, True
+        return writer.store.remove(collection, target.key), True
+    if finalizers:
+        meta["finalizers"] = finalizers
+    else:
+        meta.pop("finalizers", None)
+    if not already or _shortens(meta, grace_s, options):
+        ends = writer.sources.now().astimezone(UTC) + timedelta(seconds=grace_s)
+        meta["deletionTimestamp"] = ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+        meta["deletionGracePeriodSeconds"] = grace_s
+        if not already and meta.get("generation"):
+            meta["generation"] += 1
+    obj: Json = {**record.obj, "metadata": meta}
+    if namespace_content:
+        obj["status"] = {**(obj.get("status") or {}), "phase": "Terminating"}
+        meta.pop("deletionGracePeriodSeconds", None)
+    if options.dry_run:
+        return Record(record.version, obj), False
+    return writer.store.put(collection, target.key, obj), False
+
+
+def _shortens(meta: Json, grace_s: int, options: DeleteOptions) -> bool:
+    """Whether a second delete makes the first one's grace period shorter."""
+    current = meta.get("deletionGracePeriodSeconds")
+    return current is not None and options.grace_period_s is not None and grace_s < current
+
+
+def _check_preconditions(target: Target, meta: Json, options: DeleteOptions) -> None:
+    if options.uid and options.uid != meta["uid"]:
+        raise target.conflict(
+            f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {meta['uid']}"
+        )
+    if options.resource_version and options.resource_version != meta["resourceVersion"]:
+        raise target.conflict(
+            f"Precondition failed: ResourceVersion in precondition: {options.resource_version}, "
+            f"ResourceVersion in object meta: {meta['resourceVersion']}"
+        )
+
+
+def _finalizers(meta: Json, propagation: str) -> list[str]:
+    """The finalizers with which the object waits: the collector's own follow from the propagation policy."""
+    current = list(meta.get("finalizers") or [])
+    if propagation:
+        current = [one for one in current if one not in (ORPHAN, FOREGROUND)]
+    if propagation == "Orphan":
+        current.append(ORPHAN)
+    elif propagation == "Foreground":
+        current.append(FOREGROUND)
+    return current

@@ -1,0 +1,103 @@
+"""Faults on request, for tests of the server's clients: the server is away, slow, busy, confused.
+
+A fault is asked for over ``/tidegate/faults``, which is there only when the server was started with ``--allow-faults``::
+
+    POST /tidegate/faults {"action": "status", "code": 429, "retry_after_s": 1, "seconds": 5}
+    POST /tidegate/faults {"action": "reset", "count": 3, "path": "/api/v1/pods", "verbs": ["watch"]}
+    GET /tidegate/faults        DELETE /tidegate/faults
+
+Actions: ``refuse`` (nobody listens, open connections are closed), ``reset`` (the connection is reset), ``status`` (answered with
+`code`), ``hang`` (never answered: half-open; a running watch falls silent), ``garbage`` (200, and a body that is not JSON; a running
+watch gets a line that is not), ``compact`` (the past is forgotten: 410 for old watches), ``end_watches`` (running watches end).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sim.cluster.apimachinery import problems
+from sim.cluster.apimachinery.problems import Json, StatusError
+
+PATH: Final = "/tidegate/faults"
+ACTIONS: Final = ("refuse", "reset", "status", "hang", "garbage", "compact", "end_watches")
+_REASONS: Final = {
+    400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired",
+    429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout",
+}  # fmt: skip
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """One fault: it ends at `until_s` (monotonic), or when it has struck `left` times."""
+
+    action: str
+    until_s: float
+    left: int | None = None
+    path: str = ""
+    verbs: tuple[str, ...] = ()
+    code: int = 500
+    retry_after_s: int | None = None
+
+    def strikes(self, verb: str, path: str) -> bool:
+        """Whether a request is one that it is meant for."""
+        return path.startswith(self.path) and (not self.verbs or verb in self.verbs)
+
+    def error(self) -> StatusError:
+        """What a request is answered with, for ``status``."""
+        details: Json = {} if self.retry_after_s is None else {"retryAfterSeconds": self.retry_after_s}
+        return StatusError(self.code, _REASONS.get(self.code, ""), "a fault that was asked for", details=details)
+
+    def shown(self, now_s: float) -> Json:
+        """The fault as the list of faults shows it."""
+        return {
+            "action": self.action, "seconds": round(self.until_s - now_s, 3), "count": self.left, "path": self.path,
+            "verbs": list(self.verbs), "code": self.code, "retry_after_s": self.retry_after_s,
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Faults:
+    """The faults that are on."""
+
+    on: list[Fault] = field(default_factory=list)
+
+    def strike(self, verb: str, path: str, now_s: float) -> Fault | None:
+        """The fault that strikes a request, and counts it; None when it is spared."""
+        self.on = [fault for fault in self.on if fault.until_s > now_s and fault.left != 0]
+        for fault in self.on:
+            if fault.strikes(verb, path):
+                if fault.left is not None:
+                    fault.left -= 1
+                return fault
+        return None
+
+
+_KEYS: Final = ("action", "seconds", "count", "path", "verbs", "code", "retry_after_s")
+
+
+def parse(body: Any, now_s: float) -> Fault:
+    """The fault of a request.
+
+    Raises:
+        StatusError: 400 with what is wrong.
+    """
+    if not isinstance(body, dict) or body.get("action") not in ACTIONS:
+        raise problems.bad_request(
+            f"a fault needs an action, one of {', '.join(ACTIONS)}: found {problems.shown(body)}"
+        )
+    unknown = [key for key in body if key not in _KEYS]
+    if unknown:
+        raise problems.bad_request(f"a fault has no {', '.join(unknown)}; it has {', '.join(_KEYS)}")
+    seconds, count = body.get("seconds", 60), body.get("count")
+    if not isinstance(seconds, (int, float)) or seconds < 0 or not (count is None or isinstance(count, int)):
+        raise problems.bad_request(f"seconds is a number from 0, count a whole number: found {problems.shown(body)}")
+    return Fault(
+        action=body["action"],
+        until_s=now_s + seconds,
+        left=count,
+        path=str(body.get("path", "")),
+        verbs=tuple(body.get("verbs") or ()),
+        code=int(body.get("code", 500)),
+        retry_after_s=body.get("retry_after_s"),
+    )

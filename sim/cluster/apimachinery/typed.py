@@ -1,0 +1,287 @@
+"""Values by their schema: which fields a value has, how two merge, how they differ, what is left when fields are removed.
+
+Source: sigs.k8s.io/structured-merge-diff typed/tofieldset.go, merge.go, compare.go, remove.go.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from sim.cluster.apimachinery.fieldset import FieldSet, is_member, make
+from sim.cluster.apimachinery.schema import ABSENT, ANY, Schema
+
+Json = dict[str, Any]
+
+
+class ListKeyError(Exception):
+    """An item of a list that is merged by key has no key, or two have the same; `path` is relative to the list."""
+
+
+def granular_items(value: Any, schema: Schema) -> bool:
+    """Whether the list is merged item by item."""
+    return isinstance(value, list) and schema.list_type in ("map", "set")
+
+
+def granular_fields(value: Any, schema: Schema) -> bool:
+    """Whether the object is merged field by field."""
+    return isinstance(value, dict) and schema.map_type != "atomic"
+
+
+def child_schema(schema: Schema, name: str) -> Schema:
+    """The schema of a field, of anything when it is unknown."""
+    return schema.child(name) or ANY
+
+
+def element_of(item: Any, schema: Schema) -> str:
+    """The path element of a list's item. `schema` is the list's.
+
+    Raises:
+        ListKeyError: the item has none of its keys, or is not an object.
+    """
+    if schema.list_type == "set":
+        return "v:" + json.dumps(item, separators=(",", ":"), ensure_ascii=False)
+    if not isinstance(item, dict):
+        raise ListKeyError("associative list with keys may not have non-map elements")
+    keys = {}
+    for key in sorted(schema.list_keys):
+        value = item.get(key, ABSENT)
+        if value is ABSENT:
+            value = child_schema(schema.items or ANY, key).default
+            if value is ABSENT:
+                continue
+        keys[key] = value
+    if not keys:
+        raise ListKeyError(
+            "associative list with keys has an element that omits key field "
+            f'"{schema.list_keys[0]}" (and doesn\'t have default value)'
+        )
+    return "k:" + json.dumps(keys, separators=(",", ":"), ensure_ascii=False)
+
+
+def field_set(value: Any, schema: Schema) -> FieldSet:
+    """The node of `value` in the set of fields that an applied configuration owns: {} for a leaf."""
+    if granular_fields(value, schema):
+        below: FieldSet = {}
+        for name, inner in value.items():
+            child = child_schema(schema, name)
+            node = field_set(inner, child)
+            leaf = inner is None or inner == {}
+            if not node and not leaf and not _is_leaf(inner, child):
+                continue
+            if name not in schema.properties and not is_member(node):
+                node = {".": {}, **node}
+            below[f"f:{name}"] = node
+        return below
+    if granular_items(value, schema):
+        items = schema.items or ANY
+        result: FieldSet = {}
+        for one in value:
+            result[element_of(one, schema)] = make(True, _without_self(field_set(one, items))) or {}
+        return result
+    return {}
+
+
+def _without_self(node: FieldSet) -> FieldSet:
+    return {element: inner for element, inner in node.items() if element != "."}
+
+
+def _is_leaf(value: Any, schema: Schema) -> bool:
+    return not granular_fields(value, schema) and not granular_items(value, schema)
+
+
+def merge(live: Any, config: Any, schema: Schema) -> Any:
+    """`live` with the fields of `config` over it. Parts are shared with both; neither is changed.
+
+    Raises:
+        ListKeyError: a list that is merged by key cannot be.
+    """
+    if granular_fields(config, schema) and granular_fields(live, schema):
+        result = dict(live)
+        for name, inner in config.items():
+            result[name] = merge(live[name], inner, child_schema(schema, name)) if name in live else inner
+        return result
+    if granular_items(config, schema) and granular_items(live, schema):
+        return _merge_lists(live, config, schema)
+    return config
+
+
+def _indexed(values: list[Any], schema: Schema) -> tuple[list[str], dict[str, Any]]:
+    elements = [element_of(one, schema) for one in values]
+    return elements, dict(zip(elements, values, strict=True))
+
+
+def _merge_lists(live: list[Any], config: list[Any], schema: Schema) -> list[Any]:
+    """The items of both, in the order of `config`, those of `live` alone where they stood between them.
+
+    Source: typed/merge.go, mergingWalker.visitListItems.
+    """
+    items = schema.items or ANY
+    left, by_left = _indexed(live, schema)
+    right, by_right = _indexed(config, schema)
+    if len(by_right) != len(right):
+        raise ListKeyError("duplicate entries for key " + next(one for one in right if right.count(one) > 1)[2:])
+    shared = [element for element in right if element in by_left]
+    next_shared = 0
+    result: list[Any] = []
+    at_left = at_right = 0
+    while at_left < len(left) or at_right < len(right):
+        if at_left < len(left):
+            element = left[at_left]
+            if element not in by_right:
+                result.append(live[at_left])
+                at_left += 1
+                continue
+            wanted = shared[next_shared] if next_shared < len(shared) else None
+            if at_right < len(right) and element == right[at_right]:
+                at_left += 1
+            elif element != wanted:
+                # Shared items follow the order of the configuration: this one's turn comes, or has come.
+                at_left += 1
+                continue
+        if at_right < len(right):
+            element = right[at_right]
+            mine = by_right[element]
+            result.append(merge(by_left[element], mine, items) if element in by_left else mine)
+            at_right += 1
+            if next_shared < len(shared) and shared[next_shared] == element:
+                next_shared += 1
+    return result
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What differs between two values."""
+
+    added: FieldSet = field(default_factory=dict)
+    modified: FieldSet = field(default_factory=dict)
+    removed: FieldSet = field(default_factory=dict)
+
+    @property
+    def same(self) -> bool:
+        return not (self.added or self.modified or self.removed)
+
+
+def compare(old: Any, new: Any, schema: Schema) -> Comparison:
+    """The fields of an object that `new` adds to `old`, changes, or lacks."""
+    result = Comparison()
+    if granular_fields(old, schema) and granular_fields(new, schema):
+        _compare_children(old, new, schema, result)
+    return result
+
+
+def _compare_children(old: Json, new: Json, schema: Schema, out: Comparison) -> None:
+    for name, mine in new.items():
+        theirs = old.get(name, ABSENT)
+        if theirs is not mine:
+            _compare_node(f"f:{name}", theirs, mine, child_schema(schema, name), out)
+    for name, theirs in old.items():
+        if name not in new:
+            _compare_node(f"f:{name}", theirs, ABSENT, child_schema(schema, name), out)
+
+
+def _compare_node(element: str, old: Any, new: Any, schema: Schema, out: Comparison) -> None:
+    if old is ABSENT:
+        out.added[element] = make(True, _all_below(new, schema)) or {}
+        return
+    if new is ABSENT:
+        out.removed[element] = make(True, _all_below(old, schema)) or {}
+        return
+    if old == new and type(old) is type(new):
+        return
+    inner = Comparison()
+    if granular_fields(old, schema) and granular_fields(new, schema) and (old or new):
+        _compare_children(old, new, schema, inner)
+    elif granular_items(old, schema) and granular_items(new, schema) and (old or new):
+        _compare_lists(old, new, schema, inner)
+    else:
+        out.modified[element] = {}
+        if granular_fields(old, schema) or granular_items(old, schema):
+            inner.removed = _all_below(old, schema)
+        if granular_fields(new, schema) or granular_items(new, schema):
+            inner.added = _all_below(new, schema)
+    for target, found in ((out.added, inner.added), (out.modified, inner.modified), (out.removed, inner.removed)):
+        if found:
+            target[element] = {**target.get(element, {}), **found}
+
+
+def _compare_lists(old: list[Any], new: list[Any], schema: Schema, out: Comparison) -> None:
+    items = schema.items or ANY
+    try:
+        by_old, by_new = _indexed(old, schema)[1], _indexed(new, schema)[1]
+    except ListKeyError:
+        # An item without its key has no name of its own: only validation can say more about it.
+        return
+    for element, mine in by_new.items():
+        _compare_node(element, by_old.get(element, ABSENT), mine, items, out)
+    for element, theirs in by_old.items():
+        if element not in by_new:
+            _compare_node(element, theirs, ABSENT, items, out)
+
+
+def _all_below(value: Any, schema: Schema) -> FieldSet:
+    """Every field below `value`, the containers included."""
+    below: FieldSet = {}
+    if granular_fields(value, schema):
+        for name, inner in value.items():
+            child = child_schema(schema, name)
+            below[f"f:{name}"] = make(True, _all_below(inner, child)) or {}
+    elif granular_items(value, schema):
+        items = schema.items or ANY
+        for one in value:
+            try:
+                element = element_of(one, schema)
+            except ListKeyError:
+                continue
+            below[element] = make(True, _all_below(one, items)) or {}
+    return below
+
+
+def without(value: Any, last: FieldSet, keep: FieldSet, schema: Schema) -> Any:
+    """`value` without the fields of `last`, but with everything that `keep` names or has something below of.
+
+    Fields that nobody names go with the structure or list item that holds them, and stay otherwise.
+    Source: merge/update.go, Updater.prune.
+    """
+    if granular_fields(value, schema):
+        return _without_fields(value, last, keep, schema)
+    if granular_items(value, schema):
+        return _without_items(value, last, keep, schema)
+    return value
+
+
+def _without_fields(value: Json, last: FieldSet, keep: FieldSet, schema: Schema, keys: tuple[str, ...] = ()) -> Json:
+    result: Json = {}
+    for name, inner in value.items():
+        node = last.get(f"f:{name}")
+        if node is None or name in keys:
+            result[name] = inner
+            continue
+        kept = keep.get(f"f:{name}")
+        # A structure's field that has members below it counts as a member: structures have no life of their own.
+        if kept is None and (is_member(node) or name in schema.properties):
+            continue
+        rest = without(inner, node, kept or {}, child_schema(schema, name))
+        if rest in ({}, []) and inner not in ({}, []) and not (kept is not None and is_member(kept)):
+            continue
+        result[name] = rest
+    return result
+
+
+def _without_items(value: list[Any], last: FieldSet, keep: FieldSet, schema: Schema) -> list[Any]:
+    result: list[Any] = []
+    items = schema.items or ANY
+    for one in value:
+        element = element_of(one, schema)
+        node = last.get(element)
+        kept = keep.get(element)
+        if node is None or (kept is not None and not isinstance(one, dict)):
+            result.append(one)
+        elif kept is None and is_member(node):
+            continue
+        elif granular_fields(one, items):
+            result.append(_without_fields(one, node, kept or {}, items, schema.list_keys))
+        else:
+            result.append(one)
+    return result
