@@ -243,7 +243,7 @@ def unit_of(name: str) -> str:
 def bounds(low: float | None, high: float | None) -> str:
     """`` from 1 to 65535``, `` of at least 1``, or ``""``."""
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {low} to {high}"
     if low is not None:
-        return f" of at least {low:g}"
-    return f" of at most {high:g}" if high is not None else ""
+        return f" of at least {low}"
+    return f" of at most {high}" if high is not None else ""

@@ -1,49 +1,35 @@
-"""Tables for people, on a terminal or in a pipe. Data goes to stdout."""
+"""What a person sees of a run: connections by target, predicted beside measured; then the expectations."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Iterable, Sequence
-from typing import IO
+from collections.abc import Iterator
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-WIDTH_IN_A_PIPE = 200
-"""Columns; wide enough that nothing that matters is wrapped."""
+from scenarios.runner import Outcome
+from scenarios.tables import mark, print_line, print_table
 
 
-def console(stream: IO[str] | None = None) -> Console:
-    """A console of the terminal's width; plain and wide when it is none."""
-    stream = stream or sys.stdout
-    width = shutil.get_terminal_size().columns if stream.isatty() else WIDTH_IN_A_PIPE
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+def print_outcome(outcome: Outcome, out: str) -> None:
+    """The tables of a run: connections by target, predicted beside measured; the expectations; where the rest is."""
+    if outcome.traffic:
+        several = len(outcome.traffic) > 1
+        head = ("traffic", "target", "predicted", "measured") if several else ("target", "predicted", "measured")
+        print_table(head, (row if several else row[1:] for row in _target_rows(outcome)))
+        print_line("")
+    rows = [
+        (v.expectation.name, f"{v.expectation.op} {v.expectation.bound:g}", _number(v.value), mark(v.ok))
+        for v in outcome.verdicts
+    ]
+    print_table(("expectation", "bound", "measured", ""), rows)
+    print_line("")
+    print_line(f"{outcome.scenario.name}: {'good' if outcome.ok else 'FAILED'}; results in {out}", "bold")
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table; numbers to the right."""
-    rows = [tuple(row) for row in rows]
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(head):
-        numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    to = console()
-    with to.capture() as captured:
-        to.print(table)
-    # Nobody wants to paste the spaces that fill a table up.
-    to.file.write("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines()) + "\n")
+def _target_rows(outcome: Outcome) -> Iterator[tuple[object, ...]]:
+    for one in outcome.traffic:
+        predicted, measured = one.predicted_counts(), one.measured_counts()
+        for name in sorted(predicted | measured):
+            yield one.traffic.name, name, predicted[name], measured[name]
 
 
-def print_line(text: str, style: str = "") -> None:
-    """One line."""
-    console().print(Text(text, style=style))
-
-
-def mark(good: bool) -> Text:
-    """``ok`` or ``FAILED``, in colour where there is some."""
-    return Text("ok", style="green") if good else Text("FAILED", style="bold red")
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:g}"

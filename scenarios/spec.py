@@ -268,6 +268,12 @@ class Scenario:
         "what must hold at the end: METRIC OP NUMBER, or METRIC[TRAFFIC] OP NUMBER",
         example='["connections_failed == 0"]',
     )
+    setup_deadline_s: float = key(
+        "the run fails when gateways or routes take longer than this to be there",
+        default=60.0,
+        minimum=0.1,
+        maximum=3600,
+    )
     seed: int = key("makes all random choices; `--seed` sets it", default=1, minimum=0, maximum=2**63 - 1)
     dataplane: Dataplane = key(
         "how the load balancers forward; auto: tc where BPF may be loaded, else nft", default=Dataplane.AUTO

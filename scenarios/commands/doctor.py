@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     if chosen.output == "json":
         write_json({"ok": not missing, "capabilities": [asdict(c) | {"needed": c.name in NEEDED} for c in found]})
         return 3 if missing else 0
-    from scenarios.report import print_line, print_table
+    from scenarios.tables import print_line, print_table
 
     print_table(
         ("capability", "here", "for", "how to get it"),

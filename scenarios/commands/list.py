@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     if chosen.output == "json":
         write_json([{"name": s.name, "title": s.title, "description": s.description} for s in scenarios])
         return 0
-    from scenarios.report import print_table
+    from scenarios.tables import print_table
 
     print_table(("scenario", "what it shows"), [(s.name, s.title) for s in scenarios])
     return 0

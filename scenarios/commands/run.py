@@ -1,0 +1,111 @@
+"""tidegate run: scenarios in a world."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scenarios.commands.options import parser, write_json
+
+if TYPE_CHECKING:
+    from scenarios.load import LoadedScenario
+
+WORLDS = ("mininet",)
+
+
+def main(arguments: list[str]) -> int:
+    options = parser(
+        "run",
+        "Runs scenarios and checks what they expect. Exit code 0: every expectation holds; 1: one does not; 2: bad input; 3: this\n"
+        "machine cannot.",
+        "  tidegate run poc2-stateless\n"
+        "  tidegate run poc2-stateless --set dataplane=nft -o json\n"
+        "  tidegate run my-scenario.yaml --set traffic.clients.connections=1000 --out /tmp/results",
+    )
+    add_arguments(options)
+    return run_all(options.parse_args(arguments))
+
+
+def add_arguments(options: argparse.ArgumentParser) -> None:
+    """What `run` takes."""
+    options.add_argument(
+        "scenarios", metavar="SCENARIO", nargs="+", help="a name of the library (see `tidegate list`) or a file"
+    )
+    options.add_argument("--on", choices=WORLDS, default=WORLDS[0], help="the world (default: %(default)s)")
+    options.add_argument("--seed", type=_seed, help="makes all random choices (default: what the scenario says)")
+    options.add_argument(
+        "--set",
+        dest="settings",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="replaces one value of the scenario: dataplane=nft, traffic.clients.connections=50; may be repeated",
+    )
+    options.add_argument(
+        "--out", type=Path, default=Path("results"), help="where results folders are made (default: %(default)s)"
+    )
+    options.add_argument("--no-figures", action="store_true", help="draw nothing")
+    options.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what is printed on stdout")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 0 to {2**63 - 1}")
+    return int(text)
+
+
+def run_all(chosen: argparse.Namespace) -> int:
+    """Runs the scenarios one after the other; all are read before the first begins."""
+    from core.errors import InputError, Problem
+    from scenarios.load import load_scenario
+    from scenarios.manifests import read_manifests
+
+    loaded: list[LoadedScenario] = []
+    problems: list[Problem] = []
+    for name in chosen.scenarios:
+        try:
+            found = load_scenario(name, settings=chosen.settings, seed=chosen.seed)
+            read_manifests(found.manifests)
+            loaded.append(found)
+        except InputError as error:
+            problems.extend(problem for problem in error.problems if problem not in problems)
+    if problems:
+        raise InputError(*problems)
+
+    from scenarios.worlds import enter
+
+    # Whatever is wrong with the input has been said: from here on this may be another process, inside of namespaces.
+    enter(chosen.on)
+    return max(_run_one(found, chosen) for found in loaded)
+
+
+def _run_one(loaded: LoadedScenario, chosen: argparse.Namespace) -> int:
+    from scenarios.progress import Progress
+    from scenarios.results import RunFolder
+    from scenarios.runner import run, summary
+    from scenarios.worlds import make_world
+
+    with RunFolder.create(chosen.out, loaded.scenario.name) as folder:
+        world = make_world(chosen.on, logs=folder.logs)
+        progress = Progress(world.now_s)
+        progress.line(f"{loaded.scenario.name} on {world.name}: {loaded.scenario.title}")
+        outcome = run(loaded, world, folder, progress)
+        folder.write(loaded, outcome)
+    if outcome.error:
+        sys.stderr.write(f"tidegate: {outcome.error}\n  logs are in {folder.logs}\n")
+    if chosen.output == "json":
+        write_json(summary(outcome, out=str(folder.path)))
+    else:
+        from scenarios.report import print_outcome
+
+        print_outcome(outcome, str(folder.path))
+    sys.stdout.flush()
+    if not chosen.no_figures:
+        from scenarios.figures import draw_all
+        from scenarios.topology_view import view
+
+        seen = outcome.after or outcome.before
+        draw_all(folder.path, view(outcome.scenario, seen.objects) if seen else None, outcome.traffic)
+    return 0 if outcome.ok else 1

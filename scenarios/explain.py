@@ -1,0 +1,155 @@
+"""Where one packet goes, and why not elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from core.errors import InputError, Problem
+from core.lb.classifier import Decision, Packet, byte_match_holds, classify, decide, flow_hash
+from core.lb.forwarding import Flow
+from core.model import L4Protocol
+from core.plan import GatewayPlan, Plan
+
+_PACKET = re.compile(
+    r"\s*(?P<protocol>[A-Za-z0-9]+)\s+(?P<source>\S+?)\s*(?:->|→)\s*(?P<destination>\S+)\s*",
+)
+EXPECTED = "such as 'TCP 200.100.0.100:40000 -> 20.0.0.1:4000', 'UDP [200:100::100]:5 -> [2000::1]:4100' or 'ICMP 10.0.0.1 -> 20.0.0.1'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Considered:
+    """One flow of a gateway, and whether the packet belongs to it."""
+
+    flow: Flow
+    chosen: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where a packet goes. Without a gateway no router outside would send it here."""
+
+    packet: Packet
+    gateway: GatewayPlan | None
+    hash: int | None
+    decision: Decision
+    considered: tuple[Considered, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The end of it, in one line."""
+        if self.gateway is None:
+            return "not ours: no gateway has this destination among its virtual addresses"
+        if self.decision.flow is None:
+            return "dropped silently: no route matches"
+        if self.decision.target is None:
+            return "rejected actively (TCP RST or ICMP unreachable): no usable backend has this bucket"
+        target = self.decision.target
+        return f"forwarded to {target.address}, slot {target.slot} of {target.service}" + (
+            f", pod {target.pod}" if target.pod else ""
+        )
+
+
+def read_packet(text: str) -> Packet:
+    """The packet of ``PROTOCOL SOURCE -> DESTINATION``. Raises InputError."""
+
+    def wrong(what: str, found: str, expected: str = EXPECTED) -> InputError:
+        return InputError(Problem(where="packet", what=what, found=repr(found), expected=expected))
+
+    match = _PACKET.fullmatch(text)
+    if match is None:
+        raise wrong("cannot be read", text)
+    name = match["protocol"].upper()
+    if name not in (*L4Protocol.__members__, "ICMP", "ICMPV6"):
+        raise wrong("unknown protocol", match["protocol"], "one of TCP, UDP, SCTP, ICMP")
+    protocol = L4Protocol.__members__.get(name)
+    ends = []
+    for word in (match["source"], match["destination"]):
+        address, port = _end(word, has_port=protocol is not None)
+        try:
+            ends.append((ip_address(address), int(port)))
+        except ValueError:
+            raise wrong("no address" + (" and port" if protocol else ""), word) from None
+        if int(port) > 65535 or (protocol is not None and int(port) == 0):
+            raise wrong("port out of range", word, "a port from 1 to 65535")
+    (source, source_port), (destination, destination_port) = ends
+    if source.version != destination.version:
+        raise wrong("source and destination of two families", text, "both IPv4 or both IPv6")
+    return Packet(
+        source=source,
+        destination=destination,
+        protocol=protocol,
+        source_port=source_port,
+        destination_port=destination_port,
+    )
+
+
+def _end(word: str, *, has_port: bool) -> tuple[str, str]:
+    """Address and port as text; what is missing stays ``""``, which is no address and no port."""
+    if not has_port:
+        return word.strip("[]"), "0"
+    match = re.fullmatch(r"\[([^]]*)\]:([0-9]{1,9})|([^:]*):([0-9]{1,9})", word)
+    if match is None:
+        return "", ""
+    return match[1] or match[3] or "", match[2] or match[4]
+
+
+def explain(plan: Plan, packet: Packet) -> Explanation:
+    """Where `packet` goes, and for every flow of its gateway why it is taken or not."""
+    gateway = next((g for g in plan.gateways if any(packet.destination in vip for vip in g.vips)), None)
+    if gateway is None:
+        return Explanation(packet=packet, gateway=None, hash=None, decision=Decision(), considered=())
+    forwarding = gateway.forwarding
+    decision = decide(forwarding, packet)
+    return Explanation(
+        packet=packet,
+        gateway=gateway,
+        hash=flow_hash(packet, forwarding.seed),
+        decision=decision,
+        considered=tuple(_consider(gateway, packet)),
+    )
+
+
+def _consider(gateway: GatewayPlan, packet: Packet) -> Iterator[Considered]:
+    chosen = classify(gateway.forwarding, packet)
+    passed = False
+    for flow in gateway.forwarding.flows:
+        reasons = list(mismatches(flow, packet))
+        if flow is chosen:
+            passed = True
+            yield Considered(flow=flow, chosen=True, why="matches")
+        elif reasons:
+            yield Considered(flow=flow, chosen=False, why="; ".join(reasons))
+        else:
+            why = f"would match, but {chosen.name if chosen else ''} goes before it" if passed else "matches"
+            yield Considered(flow=flow, chosen=False, why=why)
+
+
+def mismatches(flow: Flow, packet: Packet) -> Iterator[str]:
+    """Every dimension of `flow` in which `packet` is not."""
+    if packet.destination.version != flow.version:
+        yield f"is IPv{flow.version}"
+        return
+    if not any(packet.destination in prefix for prefix in flow.destinations):
+        yield f"destination {packet.destination} is not in {_some(flow.destinations)}"
+    if flow.sources and not any(packet.source in prefix for prefix in flow.sources):
+        yield f"source {packet.source} is not in {_some(flow.sources)}"
+    if packet.protocol is None:
+        return
+    if packet.protocol not in flow.protocols:
+        yield f"protocol {packet.protocol.name} is not {_some(tuple(p.name for p in flow.protocols))}"
+    if not any(packet.destination_port in ports for ports in flow.destination_ports):
+        yield f"destination port {packet.destination_port} is not in {_some(flow.destination_ports)}"
+    if not any(packet.source_port in ports for ports in flow.source_ports):
+        yield f"source port {packet.source_port} is not in {_some(flow.source_ports)}"
+    for match in flow.byte_matches:
+        if not byte_match_holds(match, packet):
+            known = " (only the ports of the header are known here)" if match.offset + match.length > 4 else ""
+            yield f"{match} does not hold{known}"
+
+
+def _some(items: tuple[object, ...]) -> str:
+    return ", ".join(map(str, items[:4])) + (f" and {len(items) - 4} more" if len(items) > 4 else "")

@@ -1,0 +1,133 @@
+"""From predictions and connections to the metrics of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.lb.placement import DROPPED, REJECTED
+from scenarios.predict import Prediction
+from scenarios.spec import Traffic
+from scenarios.world import NOBODY, SEVERAL, Connections
+
+DECIMALS = 6
+"""Of metrics: a microsecond, a millionth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MeasuredTraffic:
+    """One traffic: what was predicted, in the order of time, and what became of it."""
+
+    traffic: Traffic
+    predictions: tuple[Prediction, ...]
+    """At least one; each later one is of the tables after a change."""
+    connections: Connections
+
+    def predicted_counts(self) -> Counter[str]:
+        """Connections by Pod, as they were predicted at the start; Pods that get none included."""
+        return _counts(self.predictions[0].names, self.predictions[0].pod)
+
+    def measured_counts(self) -> Counter[str]:
+        """Connections by the Pod that answered; Pods of any prediction included."""
+        counts = _counts(self.connections.names, self.connections.answered_by)
+        for prediction in self.predictions:
+            for name in prediction.names:
+                counts.setdefault(name, 0)
+        return counts
+
+    def mismatches(self) -> NDArray[np.bool_]:
+        """Connections that another Pod answered than any prediction said that was valid when they began; shape (n,)."""
+        good = np.zeros(len(self.connections.tuples), np.bool_)
+        for prediction in self.predictions:
+            valid = (self.connections.started_s >= prediction.from_s) & (
+                self.connections.started_s <= prediction.until_s
+            )
+            good |= valid & (self._by_pod(prediction) == self.connections.answered_by)
+        wrong: NDArray[np.bool_] = (self.connections.answered_by != NOBODY) & ~good
+        return wrong
+
+    def must_break(self) -> NDArray[np.bool_]:
+        """Connections whose target changed while they were open; shape (n,)."""
+        moved = np.zeros(len(self.connections.tuples), np.bool_)
+        for before, after in zip(self.predictions, self.predictions[1:], strict=False):
+            open_then = self.connections.established & (self.connections.established_s <= after.from_s)
+            moved |= open_then & (self._by_pod(before) != self._by_pod(after))
+        return moved
+
+    def _by_pod(self, prediction: Prediction) -> NDArray[np.int32]:
+        """The prediction in the numbers of `connections.names`; Pods that never answered have numbers after those."""
+        number = {name: i for i, name in enumerate(self.connections.names)}
+        for known in self.predictions:
+            for name in known.names:
+                number.setdefault(name, len(number))
+        # No prediction may equal NOBODY or SEVERAL by accident.
+        other = {REJECTED: -3, DROPPED: -4}
+        table = np.array([number[name] for name in prediction.names] + [other[DROPPED], other[REJECTED]], np.int32)
+        return table[prediction.pod]
+
+
+def _counts(names: Sequence[str], index: NDArray[np.int32]) -> Counter[str]:
+    some = np.bincount(index[index >= 0], minlength=len(names))
+    return Counter({name: int(count) for name, count in zip(names, some, strict=True)})
+
+
+def traffic_metrics(measured: Sequence[MeasuredTraffic]) -> dict[str, float]:
+    """The metrics of some traffic together. Those that need an established connection are missing without one."""
+    answered: Counter[str] = Counter()
+    for one in measured:
+        answered.update(one.measured_counts())
+    hits = [count for count in answered.values() if count]
+    waits = np.concatenate(
+        [np.zeros(0)] + [c.established_s - c.started_s for c in (one.connections for one in measured)]
+    )
+    waits = waits[~np.isnan(waits)]
+    metrics = {
+        "connections_total": float(sum(len(one.connections.tuples) for one in measured)),
+        "connections_failed": float(sum(int((~one.connections.established).sum()) for one in measured)),
+        "connections_broken": float(sum(int(one.connections.lost.sum()) for one in measured)),
+        "connections_must_break": float(sum(int(one.must_break().sum()) for one in measured)),
+        "targets_hit": float(len(hits)),
+        "placement_mismatches": float(sum(int(one.mismatches().sum()) for one in measured)),
+    }
+    if hits:
+        metrics["imbalance_max_over_mean"] = max(hits) * len(answered) / sum(hits)
+    if waits.size:
+        metrics["connect_p50_s"] = float(np.percentile(waits, 50))
+        metrics["connect_p99_s"] = float(np.percentile(waits, 99))
+    return metrics
+
+
+def all_metrics(measured: Sequence[MeasuredTraffic], durations_s: Mapping[str, float]) -> dict[str, int | float]:
+    """Every metric of a run: of all traffic, of each (``name[traffic]``) when there are several, and the durations."""
+    metrics = dict(durations_s)
+    if measured:
+        metrics |= traffic_metrics(measured)
+    if len(measured) > 1:
+        for one in measured:
+            metrics |= {f"{name}[{one.traffic.name}]": value for name, value in traffic_metrics([one]).items()}
+    return {name: _rounded(value) for name, value in sorted(metrics.items())}
+
+
+def _rounded(value: float) -> int | float:
+    value = round(value, DECIMALS)
+    return int(value) if value.is_integer() else value
+
+
+def answer(connections: Connections, i: int) -> str:
+    """Who answered the i-th connection, for a table."""
+    index = int(connections.answered_by[i])
+    if index == NOBODY:
+        return ""
+    return "several" if index == SEVERAL else connections.names[index]
+
+
+def fate(prediction: Prediction, i: int) -> str:
+    """Where the i-th connection should go, for a table."""
+    index = int(prediction.pod[i])
+    if index == REJECTED:
+        return "rejected"
+    return "dropped" if index == DROPPED else prediction.names[index]
