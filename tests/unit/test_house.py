@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scenarios.cli import COMMANDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -129,6 +131,19 @@ def test_every_dependency_is_locked_in_a_version_that_it_allows(text: str) -> No
     assert versions, f"{wanted.name} is not in constraints.txt: run `make lock`"
     for version in versions:
         assert wanted.specifier.contains(version, prereleases=True), f"{text}: {version} is locked: run `make lock`"
+
+
+# --- what CONTRIBUTING says exists ---------------------------------------------------------------------------------
+
+
+def test_contributing_names_only_what_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    commands = set(re.findall(r"tidegate ([a-z]+)", text))
+    assert {"run", "validate"} <= commands <= set(COMMANDS)
+    targets = set(re.findall(r"make ([a-z]+)", text)) - {"of"}
+    assert {"setup", "test"} <= targets <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    paths = re.findall(r"(?:core|sim|live|scenarios|tests|tools|docs|examples)/[\w./-]*", text)
+    assert [path for path in paths if not (ROOT / path).exists() and "NNNN" not in path] == []
 
 
 # --- what tracked files may hold -------------------------------------------------------------------------------
