@@ -10,14 +10,14 @@ from core.model import Address, Endpoint, EndpointSlice, Meta, NetworkSelection,
 
 
 class Selected(NamedTuple):
-    """A Pod that a Service selects, and its addresses on the endpoint networks, one a family."""
+    """A Pod that a Service selects, and its addresses on the endpoint networks, one a family; none while it is being set up."""
 
     pod: Pod
     addresses: Mapping[int, Address]
 
 
 def select(service: Service, pods: Iterable[Pod], networks: Sequence[NetworkSelection]) -> tuple[Selected, ...]:
-    """The Pods behind `service` that have an address on one of `networks`, oldest first.
+    """The Pods behind `service`, oldest first, with their addresses on `networks`.
 
     A Service without a selector selects nothing (its slices would be written by hand), and neither does one whose selector is
     empty but for the dummy.
@@ -32,7 +32,7 @@ def select(service: Service, pods: Iterable[Pod], networks: Sequence[NetworkSele
         and not pod.terminal
         and service.selector.items() <= pod.meta.labels.items()
     ]
-    return tuple(sorted((s for s in found if s.addresses), key=_age))
+    return tuple(sorted(found, key=_age))
 
 
 def _age(selected: Selected) -> tuple[str, str, str]:
@@ -64,6 +64,9 @@ def slices_of(
 ) -> tuple[EndpointSlice, ...]:
     """The two slices of `service`, IPv4 and IPv6, with the slots of `previous` kept. A family without addresses has no slice.
 
+    A Pod has its slot from the moment at which it exists, so slots follow the order in which Pods were created, whatever the order
+    in which they come up.
+
     `needs_attachment`: an endpoint is ready only when its Pod holds at least one of `vips`, the VIPs of the Service; those that it
     does not hold yet are `pending_vips`.
     """
@@ -79,7 +82,7 @@ def slices_of(
             if version in s.addresses and s.pod.meta.uid in assigned
         )
         if endpoints:
-            slices.append(_slice(service, version, endpoints))
+            slices.append(_slice(service, version, endpoints, assigned))
     return tuple(slices)
 
 
@@ -101,7 +104,9 @@ def _endpoint(selected: Selected, version: int, slot: int, vips: Sequence[Prefix
     )
 
 
-def _slice(service: Service, version: int, endpoints: tuple[Endpoint, ...]) -> EndpointSlice:
+def _slice(
+    service: Service, version: int, endpoints: tuple[Endpoint, ...], assigned: Mapping[str, int]
+) -> EndpointSlice:
     ref = ObjectRef(kind="EndpointSlice", namespace=service.meta.namespace, name=f"{service.meta.name}-ipv{version}")
     labels = {names.SERVICE_NAME: service.meta.name, names.SLICE_MANAGED_BY: names.SLICE_MANAGER}
     return EndpointSlice(
@@ -112,6 +117,6 @@ def _slice(service: Service, version: int, endpoints: tuple[Endpoint, ...]) -> E
         ports=tuple(
             (port.name, port.protocol, port.target_port) for port in service.ports if isinstance(port.target_port, int)
         ),
-        reserved={e.pod_uid: e.slot for e in endpoints},
+        reserved=dict(assigned),
         managed_by=names.SLICE_MANAGER,
     )

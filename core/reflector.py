@@ -168,6 +168,8 @@ class Reflector:
             name, version = _identity(obj)
             if kind != "BOOKMARK" and not name[1]:
                 raise _GarbageError(f"a watch event {kind} without a name")
+            if kind != "DELETED" and _older(version, self._version):
+                raise _GarbageError(f"the server's store has gone back from version {self._version} to {version}")
         except _GarbageError as garbage:
             return self.failed(Failure(cause=Cause.GARBAGE, what=str(garbage)), now_s)
         self._version = version
@@ -289,6 +291,16 @@ def _identity(obj: object) -> tuple[ObjectName, str]:
     if not isinstance(version, str) or not version:
         raise _GarbageError(f"object {metadata.get('name')!r} without a resourceVersion")
     return (metadata.get("namespace") or "", metadata.get("name") or ""), version
+
+
+def _older(version: str, known: str | None) -> bool:
+    """Whether a watch tells of a version before one that we know: a server that has lost its store accepts a watch from a version
+    that is still to come, and would leave us with objects that are no more. (Some servers tell of a deletion with the version of
+    the last write.)
+
+    Source: KEP-5504, Comparable Resource Version: decimal numbers of one resource may be compared.
+    """
+    return known is not None and known.isdecimal() and version.isdecimal() and int(version) < int(known)
 
 
 def _alike(old: Json | None, new: Json) -> bool:

@@ -235,6 +235,15 @@ def test_a_rolling_update_keeps_the_slots_of_those_who_stay() -> None:
     assert (old == new).all()
 
 
+def test_a_pod_has_its_slot_before_it_has_an_address() -> None:
+    waiting = objects.pod(1)
+    waiting["metadata"]["annotations"] = {}
+    items = [objects.gateway(), objects.l34_route(), objects.service(), objects.pod(0), waiting, objects.pod(2)]
+    (slice_,) = planned(*items).slices
+    assert {e.pod: e.slot for e in slice_.endpoints} == {"app-0": 0, "app-2": 2}
+    assert slice_.reserved == {"uid-app-0": 0, "uid-app-1": 1, "uid-app-2": 2}
+
+
 def test_slots_of_the_seeds_slices_are_read() -> None:
     stored: Json = {
         "apiVersion": "discovery.k8s.io/v1",
