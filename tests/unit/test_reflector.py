@@ -195,6 +195,23 @@ def test_a_version_that_the_server_does_not_know_leads_to_a_list() -> None:
     assert reflector.page_received(page(3, []), 1.0) == (("blue", "a"),)
 
 
+@pytest.mark.parametrize("kind", ["ADDED", "MODIFIED", "BOOKMARK"])
+def test_a_store_that_has_gone_back_leads_to_a_list(kind: str) -> None:
+    """A watch from a version to come is accepted; the first thing that it tells gives the loss away."""
+    reflector = listed(pod("a", 7), version=1000)
+    reflector.watch_opened(0.0)
+    assert reflector.event_received(event(kind, pod("b", 999)), 0.0) == ()
+    assert reflector.next_action(1.0) == FIRST_LIST
+    assert set(reflector.page_received(page(999, [pod("b", 999)]), 1.0)) == {("blue", "a"), ("blue", "b")}
+
+
+def test_versions_that_are_no_numbers_are_not_compared() -> None:
+    reflector = new_reflector()
+    reflector.page_received({"metadata": {"resourceVersion": "z"}, "items": []}, 0.0)
+    changed = reflector.event_received(event("ADDED", {"metadata": {"name": "a", "resourceVersion": "b"}}), 0.0)
+    assert changed == (("", "a"),)
+
+
 @pytest.mark.parametrize(
     "broken",
     [
