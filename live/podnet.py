@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final
 
-from core.model import Attachment, Prefix
+from core.model import Address, Attachment, Prefix
 from live import sysctl
 from live.namespaces import inside
 from live.routes import last_resort
@@ -25,6 +28,7 @@ from live.rtnetlink import (
 )
 
 POD_TABLE: Final = 4097
+"""The first of the tables of attachments."""
 POD_PRIORITY: Final = 20110
 _METRIC: Final = 100
 _LOOPBACK: Final = "lo"
@@ -34,116 +38,146 @@ _LOOPBACK: Final = "lo"
 class _State:
     """Our objects in one namespace: what is there, or what should be."""
 
-    table: frozenset[RouteSpec] = frozenset()
+    routes: frozenset[RouteSpec] = frozenset()
+    """Of the attachments' tables."""
     rules: frozenset[RuleSpec] = frozenset()
     addresses: frozenset[AddressSpec] = frozenset()
     local: frozenset[RouteSpec] = frozenset()
+
+    def in_place(self) -> tuple[Prefix, ...]:
+        """VIPs that are held, with a rule for their replies and at least one next hop in its table. Sorted."""
+        held = {address.network for address in self.addresses} | {route.destination for route in self.local}
+        ways_back = {(route.table, route.destination.version) for route in self.routes if route.next_hops}
+        answered = {rule.source for rule in self.rules if (rule.table, rule.version) in ways_back}
+        placed = [vip for vip in held if vip in answered]
+        return tuple(sorted(placed, key=lambda vip: (vip.version, vip.network_address.packed, vip.prefixlen)))
 
 
 class KernelPodNetwork:
     """`core.ports.PodNetwork` of the Pod whose network namespace the file `netns` stands for.
 
-    Ours are: rules of our priority, routes of our table, local routes of our protocol number, and those addresses of ``lo`` for
-    which we have a rule (the rule comes before the address and goes after it). The namespace is entered by a thread for the time of
-    a call, and not held open: a Pod that goes away is not kept alive.
+    Ours are: rules of our priority, routes of the tables from `POD_TABLE` on, and local routes, all with our protocol number; and
+    those addresses of ``lo`` for which we have a rule (the rule comes before the address and goes after it). The namespace is
+    entered by a thread for the time of a call, and not held open: a Pod that goes away is not kept alive.
     """
 
     def __init__(self, netns: Path) -> None:
         self._netns = netns
 
-    def apply(self, attachment: Attachment) -> None:
-        """VIPs on ``lo``; a rule ``from VIP`` and a multipath default over the next hops for each family, and no others.
+    def apply(self, attachments: Sequence[Attachment]) -> tuple[Prefix, ...]:
+        """VIPs on ``lo``; for each attachment rules ``from VIP`` to a table of its own, in it a multipath default over the next hops
+        for each family; and no others. Nothing is written when nothing differs.
 
-        Next hops that are on no network of the Pod are left out. A family without next hops has a blackhole: replies never leak to
-        the primary network.
+        A VIP of two attachments goes to the first one. An attachment keeps its table as long as one of its VIPs stays. Next hops
+        that are on no network of the Pod are left out. A family without next hops has a blackhole: replies never leak to the
+        primary network.
 
-        Raises DataplaneError when the namespace cannot be entered, NetlinkError when the kernel refuses.
+        Returns the VIPs that are in place, each part of which the kernel has listed or acknowledged: held, with a rule for their
+        replies and at least one next hop. Sorted, none twice.
+
+        Raises DataplaneError when the namespace cannot be entered, RtnetlinkError when the kernel refuses.
         """
-        inside(self._netns, lambda: _apply(attachment))
-
-    def observe(self) -> tuple[Prefix, ...]:
-        """The VIPs that are truly in place: held by the Pod, with a rule for their replies and at least one next hop. Sorted.
-
-        Raises DataplaneError when the namespace cannot be entered.
-        """
-        return inside(self._netns, _observe)
+        return inside(self._netns, lambda: _apply(attachments))
 
     def remove(self) -> None:
         """Takes all of it away; a namespace that is gone has nothing left."""
         if self._netns.exists():
-            inside(self._netns, lambda: _apply(Attachment()))
+            inside(self._netns, lambda: _apply(()))
 
 
-def _apply(attachment: Attachment) -> None:
+def _apply(attachments: Sequence[Attachment]) -> tuple[Prefix, ...]:
     with RouteSocket() as kernel:
         addresses = kernel.addresses()
-        interfaces = kernel.interfaces()
         present = _present(kernel, addresses)
-        wanted = _wanted(attachment, addresses, interfaces[_LOOPBACK])
-        if attachment.vips:
-            _set_parameters(wanted, {index: name for name, index in interfaces.items()})
-        if wanted == present:
-            return
-        changed = {route.key for route in wanted.table - present.table}
-        # The way back first; then the VIPs; what is too much in the opposite order.
-        kernel.apply(Change(routes=tuple(wanted.table - present.table), rules=tuple(wanted.rules - present.rules)))
-        kernel.apply(
-            Change(
-                routes=tuple(wanted.local - present.local),
-                addresses=tuple(wanted.addresses - present.addresses),
-                old_addresses=tuple(present.addresses - wanted.addresses),
-                old_routes=tuple(present.local - wanted.local),
-            )
-        )
-        kernel.apply(
-            Change(
-                old_rules=tuple(present.rules - wanted.rules),
-                old_routes=tuple(route for route in present.table - wanted.table if route.key not in changed),
-            )
-        )
+        wanted = _wanted(tables(attachments, present.rules, present.routes), addresses)
+        if wanted.rules:
+            _set_parameters(wanted)
+        # Returns when the kernel has acknowledged every change.
+        _change(kernel, present, wanted)
+        return wanted.in_place()
 
 
-def _observe() -> tuple[Prefix, ...]:
-    with RouteSocket() as kernel:
-        present = _present(kernel, kernel.addresses())
-    held = {address.network for address in present.addresses} | {route.destination for route in present.local}
-    ways_back = {route.destination.version for route in present.table if route.next_hops}
-    sources = {rule.source for rule in present.rules}
-    placed = [vip for vip in held if vip in sources and vip.version in ways_back]
-    return tuple(sorted(placed, key=lambda vip: (vip.version, vip.network_address.packed, vip.prefixlen)))
+def _change(kernel: RouteSocket, present: _State, wanted: _State) -> None:
+    replaced = {route.key for route in wanted.routes - present.routes}
+    # The way back first; then the VIPs; what is too much in the opposite order.
+    kernel.apply(Change(routes=tuple(wanted.routes - present.routes), rules=tuple(wanted.rules - present.rules)))
+    kernel.apply(
+        Change(
+            routes=tuple(wanted.local - present.local),
+            addresses=tuple(wanted.addresses - present.addresses),
+            old_addresses=tuple(present.addresses - wanted.addresses),
+            old_routes=tuple(present.local - wanted.local),
+        )
+    )
+    kernel.apply(
+        Change(
+            old_rules=tuple(present.rules - wanted.rules),
+            old_routes=tuple(route for route in present.routes - wanted.routes if route.key not in replaced),
+        )
+    )
+
+
+def tables(
+    attachments: Sequence[Attachment], rules: Collection[RuleSpec], routes: Collection[RouteSpec]
+) -> Mapping[int, Attachment]:
+    """The table of each attachment that has a VIP which no earlier one has, with only such VIPs left in it.
+
+    An attachment gets the table to which `rules` send most of its VIPs; of two that claim one table, the one with more VIPs there
+    does, then the earlier. Another gets the lowest table that neither `rules` nor `routes` use, so that what an old table still does
+    for VIPs that go is not disturbed.
+    """
+    own = _without_repetition(attachments)
+    table_of = {rule.source: rule.table for rule in sorted(rules, key=lambda rule: rule.table)}
+    claims = Counter((n, table_of[vip]) for n, each in enumerate(own) for vip in each.vips if vip in table_of)
+    chosen: dict[int, int] = {}
+    for (n, table), _ in claims.most_common():
+        if n not in chosen and table not in chosen.values():
+            chosen[n] = table
+    used = {rule.table for rule in rules} | {route.table for route in routes}
+    free = (table for table in count(POD_TABLE) if table not in used)
+    return {chosen[n] if n in chosen else next(free): each for n, each in enumerate(own)}
+
+
+def _without_repetition(attachments: Sequence[Attachment]) -> list[Attachment]:
+    taken: set[Prefix] = set()
+    own = []
+    for each in attachments:
+        vips = tuple(vip for vip in dict.fromkeys(each.vips) if vip not in taken)
+        taken.update(vips)
+        if vips:
+            own.append(Attachment(vips=vips, next_hops=each.next_hops))
+    return own
 
 
 def _present(kernel: RouteSocket, addresses: Sequence[AddressSpec]) -> _State:
-    rules = frozenset(rule for rule in kernel.rules() if rule.priority == POD_PRIORITY)
+    loopback = socket.if_nametoindex(_LOOPBACK)
+    rules = frozenset(rule for rule in kernel.rules() if rule.priority == POD_PRIORITY and rule.table >= POD_TABLE)
     routes = kernel.routes()
     sources = {rule.source for rule in rules}
     return _State(
-        table=frozenset(route for route in routes if route.table == POD_TABLE),
+        routes=frozenset(route for route in routes if route.table >= POD_TABLE),
         rules=rules,
-        addresses=frozenset(a for a in addresses if _is_host(a.network) and a.network in sources),
+        addresses=frozenset(
+            a for a in addresses if a.interface == loopback and _is_host(a.network) and a.network in sources
+        ),
         local=frozenset(route for route in routes if route.table == LOCAL_TABLE and route.kind is RouteKind.LOCAL),
     )
 
 
-def _wanted(attachment: Attachment, addresses: Sequence[AddressSpec], loopback: int) -> _State:
-    vips = frozenset(attachment.vips)
-    if not vips:
-        return _State()
-    table = set()
-    for version in (4, 6):
-        table.add(last_resort(POD_TABLE, version))
-        hops = [
-            NextHop(address=hop, interface=index)
-            for hop in set(attachment.next_hops)
-            if hop.version == version and (index := interface_of(hop, addresses)) is not None
-        ]
-        if hops:
-            default = default_of(version)
-            table.add(RouteSpec(destination=default, table=POD_TABLE, metric=_METRIC, next_hops=tuple(sorted(hops))))
+def _wanted(by_table: Mapping[int, Attachment], addresses: Sequence[AddressSpec]) -> _State:
+    loopback = socket.if_nametoindex(_LOOPBACK)
+    vips = [vip for attachment in by_table.values() for vip in attachment.vips]
     return _State(
-        table=frozenset(table),
+        routes=frozenset(
+            route
+            for table, attachment in by_table.items()
+            for version in (4, 6)
+            for route in _ways_back(table, version, attachment.next_hops, addresses)
+        ),
         rules=frozenset(
-            RuleSpec(version=vip.version, priority=POD_PRIORITY, table=POD_TABLE, source=vip) for vip in vips
+            RuleSpec(version=vip.version, priority=POD_PRIORITY, table=table, source=vip)
+            for table, attachment in by_table.items()
+            for vip in attachment.vips
         ),
         addresses=frozenset(
             AddressSpec(address=vip.network_address, prefix_bits=vip.prefixlen, interface=loopback)
@@ -152,6 +186,22 @@ def _wanted(attachment: Attachment, addresses: Sequence[AddressSpec], loopback: 
         ),
         local=frozenset(_local(vip, loopback) for vip in vips if not _is_host(vip)),
     )
+
+
+def _ways_back(
+    table: int, version: int, next_hops: Sequence[Address], addresses: Sequence[AddressSpec]
+) -> list[RouteSpec]:
+    """The routes of one family in a table: the last resort, and above it a default over the next hops that can be reached."""
+    hops = [
+        NextHop(address=hop, interface=index)
+        for hop in set(next_hops)
+        if hop.version == version and (index := interface_of(hop, addresses)) is not None
+    ]
+    routes = [last_resort(table, version)]
+    if hops:
+        default = default_of(version)
+        routes.append(RouteSpec(destination=default, table=table, metric=_METRIC, next_hops=tuple(sorted(hops))))
+    return routes
 
 
 def _local(vip: Prefix, loopback: int) -> RouteSpec:
@@ -164,7 +214,7 @@ def _is_host(prefix: Prefix) -> bool:
     return prefix.prefixlen == prefix.max_prefixlen
 
 
-def _set_parameters(wanted: _State, names: dict[int, str]) -> None:
+def _set_parameters(wanted: _State) -> None:
     """Replies are spread by 5-tuple, and the VIPs on ``lo`` stay a secret of the Pod on its networks: every Pod holds the same.
 
     With arp_announce 0 a Pod asks for its gateway's MAC address in the name of the VIP, and with arp_ignore 0 it answers to whoever
@@ -175,6 +225,7 @@ def _set_parameters(wanted: _State, names: dict[int, str]) -> None:
         sysctl.ensure(f"net/{family}/fib_multipath_hash_policy", "1")
     if any(rule.version == 6 for rule in wanted.rules):
         sysctl.ensure(f"net/ipv6/conf/{_LOOPBACK}/disable_ipv6", "0")
-    for index in {hop.interface for route in wanted.table for hop in route.next_hops if hop.address.version == 4}:
-        sysctl.ensure(f"net/ipv4/conf/{names[index]}/arp_ignore", "1")
-        sysctl.ensure(f"net/ipv4/conf/{names[index]}/arp_announce", "2")
+    for index in {hop.interface for route in wanted.routes for hop in route.next_hops if hop.address.version == 4}:
+        name = socket.if_indextoname(index)
+        sysctl.ensure(f"net/ipv4/conf/{name}/arp_ignore", "1")
+        sysctl.ensure(f"net/ipv4/conf/{name}/arp_announce", "2")

@@ -30,7 +30,7 @@ class KernelPolicyRoutes:
     def apply(self, vips: Sequence[Prefix]) -> None:
         """Makes the replies of `vips`, and of no other address, leave by the table and by nothing else.
 
-        Raises NetlinkError when the kernel refuses a rule or a route.
+        Raises RtnetlinkError when the kernel refuses a rule or a route.
         """
         with RouteSocket(self._netns) as kernel:
             kernel.apply(self._difference(kernel, frozenset(vips)))

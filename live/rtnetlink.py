@@ -1,56 +1,69 @@
 """Routes, policy rules and addresses of one network namespace, over rtnetlink.
 
 Values in, values out: `RouteSpec`, `RuleSpec`, `AddressSpec` describe what should be there, and the same types describe what is.
+The wire is pyroute2's (docs/decisions/0019): its message classes encode and decode, its blocking `IPRSocket` sends and receives.
 
 Source: linux/rtnetlink.h, linux/fib_rules.h, linux/if_addr.h; rtnetlink(7).
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
+from core.errors import DataplaneError
 from core.model import Address, Prefix
 from live.namespaces import inside
-from live.netlink import (
-    CREATE,
-    EXCL,
-    NETLINK_ROUTE,
-    REPLACE,
-    DumpInterruptedError,
-    Message,
-    NetlinkError,
-    NetlinkSocket,
-    attribute,
-    attributes,
-    string,
-    text,
-    u32,
-)
 
 OUR_PROTOCOL: Final = 0x74
 """Marks routes and rules as ours (rtm_protocol, FRA_PROTOCOL); free in iproute2's rt_protos. Only what carries it is ever removed."""
 
-MAIN_TABLE: Final = 254
 LOCAL_TABLE: Final = 255
 LAST_METRIC: Final = 0xFFFFFFFF
+ANSWER_DEADLINE_S: Final = 10.0
+"""The kernel answers at once; a socket that stays silent so long is broken."""
 
-_FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
-_VERSION: Final = {int(socket.AF_INET): 4, int(socket.AF_INET6): 6}
-_NEWLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR = 16, 18, 20, 21, 22
+_FAMILY: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
+_VERSION: Final = {family: version for version, family in _FAMILY.items()}
+_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 26, 32, 33, 34
-_BYTES8_FLAGS: Final = struct.Struct("=8BI")
-_ADDRESS_HEADER: Final = struct.Struct("=4BI")
-_LINK_HEADER: Final = struct.Struct("=BxHiII")
-_NEXT_HOP: Final = struct.Struct("=HBBi")
+_REQUEST, _ACK, _REPLACE, _EXCL, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x200, 0x400, 0x300
+_ERROR, _DONE, _DUMP_INTERRUPTED = 2, 3, 0x10
 _ONLINK: Final = 4
+_CLONED: Final = 0x200
 _HOST_SCOPE: Final = 254
+_LOOKUP: Final = 1
+_DUMP_ATTEMPTS: Final = 10
+
+
+class RtnetlinkError(DataplaneError):
+    """The kernel refused a message, with `errno`."""
+
+    def __init__(self, what: str, errno: int, text: str = "") -> None:
+        why = os.strerror(errno)
+        super().__init__(f"{what}: {why}" + (f" ({text})" if text not in ("", why) else ""))
+        self.errno = errno
+
+
+class _DumpInterruptedError(RtnetlinkError):
+    """Objects changed while they were listed: list again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A message in the form of pyroute2's message classes: fields and ``attrs``. `what` names it in errors."""
+
+    kind: int
+    flags: int
+    body: dict[str, Any]
+    what: str
 
 
 class RouteKind(IntEnum):
@@ -58,14 +71,6 @@ class RouteKind(IntEnum):
 
     UNICAST = 1
     LOCAL = 2
-    BLACKHOLE = 6
-    UNREACHABLE = 7
-
-
-class RuleAction(IntEnum):
-    """FR_ACT_*."""
-
-    LOOKUP = 1
     BLACKHOLE = 6
     UNREACHABLE = 7
 
@@ -101,21 +106,16 @@ class RouteSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSpec:
-    """``from source fwmark mark/mask iif NAME lookup table``."""
+    """``from source lookup table``; no source: from all."""
 
     version: int
     priority: int
-    table: int = 0
-    action: RuleAction = RuleAction.LOOKUP
+    table: int
     source: Prefix | None = None
-    mark: int = 0
-    mask: int = 0
-    input_interface: str = ""
 
     def __str__(self) -> str:
         source = f" from {self.source}" if self.source else ""
-        mark = f" fwmark {self.mark:#x}/{self.mask:#x}" if self.mask else ""
-        return f"IPv{self.version} rule {self.priority}{source}{mark} {self.action.name.lower()} {self.table}"
+        return f"IPv{self.version} rule {self.priority}{source} lookup {self.table}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,13 +144,31 @@ class Change:
 
 
 class RouteSocket:
-    """rtnetlink of one network namespace: the calling thread's, or the one that the file `netns` stands for."""
+    """rtnetlink of one network namespace: the calling thread's, or the one that the file `netns` stands for.
 
-    def __init__(self, netns: Path | None = None) -> None:
-        self._netlink = inside(netns, lambda: NetlinkSocket(NETLINK_ROUTE))
+    Not for several threads at once. The first one in a process imports pyroute2 (0.1 s).
+
+    Raises DataplaneError when the namespace cannot be entered, RtnetlinkError when no socket can be had.
+    """
+
+    def __init__(self, netns: Path | None = None, *, connection: socket.socket | None = None) -> None:
+        """`connection`: a datagram socket to speak over instead of a new one."""
+        from pyroute2 import IPRSocket
+
+        def connect() -> Any:
+            made = IPRSocket(strict_check=True, ext_ack=True, use_socket=connection)
+            # pyroute2 opens its socket when it is first asked for; it must be this thread that asks.
+            made.socket.settimeout(ANSWER_DEADLINE_S)
+            return made
+
+        try:
+            self._socket = inside(netns, connect)
+        except OSError as error:
+            raise RtnetlinkError("opening an rtnetlink socket", error.errno or 0) from error
+        self._sequence = 0
 
     def close(self) -> None:
-        self._netlink.close()
+        self._socket.close()
 
     def __enter__(self) -> Self:
         return self
@@ -158,78 +176,104 @@ class RouteSocket:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def interfaces(self) -> dict[str, int]:
-        """Index of every interface by its name."""
-        message = Message(_GETLINK, 0, _LINK_HEADER.pack(0, 0, 0, 0, 0), "listing interfaces")
-        return {
-            string(attributes(body[16:]).get(3, b"")): _LINK_HEADER.unpack_from(body)[2] for body in self._dump(message)
-        }
-
     def addresses(self) -> list[AddressSpec]:
         """Addresses of all interfaces, both families."""
-        message = Message(_GETADDR, 0, _ADDRESS_HEADER.pack(0, 0, 0, 0, 0), "listing addresses")
-        found = []
-        for body in self._dump(message):
-            family, prefix_bits, _, _, interface = _ADDRESS_HEADER.unpack_from(body)
-            values = attributes(body[8:])
-            # IFA_LOCAL is the address, IFA_ADDRESS the other end of a point-to-point link; IPv6 has only the latter.
-            raw = values.get(2) or values.get(1)
-            if family in _VERSION and raw is not None:
-                found.append(AddressSpec(address=ip_address(raw), prefix_bits=prefix_bits, interface=interface))
-        return found
+        answers = self._list(_Request(_GETADDR, _DUMP, {"family": 0}, "listing addresses"))
+        return [address for answer in answers if (address := _address_of(answer))]
 
-    def rules(self, *, protocol: int = OUR_PROTOCOL) -> list[RuleSpec]:
-        """Rules of `protocol`, both families, in order of priority."""
+    def rules(self) -> list[RuleSpec]:
+        """Our rules, both families, in order of priority."""
         found = []
         for family in _FAMILY.values():
-            message = Message(_GETRULE, 0, _BYTES8_FLAGS.pack(family, *[0] * 7, 0), "listing policy rules")
-            found += [rule for body in self._dump(message) if (rule := _rule_of(body, protocol))]
+            answers = self._list(_Request(_GETRULE, _DUMP, {"family": family}, "listing policy rules"))
+            found += [rule for answer in answers if (rule := _rule_of(answer))]
         return found
 
-    def routes(self, table: int | None = None, *, protocol: int | None = OUR_PROTOCOL) -> list[RouteSpec]:
-        """Routes of `table` (None: of all tables) and `protocol` (None: of all protocols), both families."""
+    def routes(self, table: int | None = None) -> list[RouteSpec]:
+        """Our routes of `table` (None: of all tables), both families."""
         found = []
         for family in _FAMILY.values():
-            body = _BYTES8_FLAGS.pack(family, 0, 0, 0, 0, protocol or 0, 0, 0, 0)
-            body += b"" if table is None else u32(15, table)
+            attributes = [] if table is None else [("RTA_TABLE", table)]
+            body = {"family": family, "proto": OUR_PROTOCOL, "attrs": attributes}
             try:
-                answers = list(self._dump(Message(_GETROUTE, 0, body, f"listing routes of table {table}")))
-            except NetlinkError as error:
+                answers = self._list(_Request(_GETROUTE, _DUMP, body, f"listing routes of table {table}"))
+            except RtnetlinkError as error:
                 if error.errno == 2:  # ENOENT: a table that has never had a route
                     continue
                 raise
-            routes = (_route_of(answer, protocol) for answer in answers)
+            routes = (_route_of(answer) for answer in answers)
             found += [route for route in routes if route and table in (None, route.table)]
         return found
 
     def apply(self, change: Change) -> None:
         """Adds and replaces, then deletes. What is there already, or is gone already, is no error.
 
-        Raises NetlinkError, the first one, after everything else has been tried.
+        Raises RtnetlinkError, the first one, after everything else has been tried.
         """
         exists, no_such = (17,), (2, 3, 19, 99)  # EEXIST; ENOENT, ESRCH, ENODEV, EADDRNOTAVAIL
-        errors = self._change([_new_route(route) for route in change.routes], ())
-        errors += self._change([_rule(rule, _NEWRULE, CREATE | EXCL) for rule in change.rules], exists)
-        errors += self._change([_address(address, _NEWADDR) for address in change.addresses], exists)
-        errors += self._change([_address(address, _DELADDR) for address in change.old_addresses], no_such)
+        create = _CREATE | _EXCL
+        errors = self._change([_route(route, _NEWROUTE, _CREATE | _REPLACE) for route in change.routes], ())
+        errors += self._change([_rule(rule, _NEWRULE, create) for rule in change.rules], exists)
+        errors += self._change([_address(address, _NEWADDR, create) for address in change.addresses], exists)
+        errors += self._change([_address(address, _DELADDR, 0) for address in change.old_addresses], no_such)
         errors += self._change([_rule(rule, _DELRULE, 0) for rule in change.old_rules], no_such)
         errors += self._change([_route(route, _DELROUTE, 0) for route in change.old_routes], no_such)
         if errors:
             raise errors[0]
 
-    def _change(self, messages: list[Message], expected: tuple[int, ...]) -> list[NetlinkError]:
-        return [error for error in self._netlink.change(messages) if error.errno not in expected]
-
-    def _dump(self, message: Message) -> Iterator[bytes]:
-        attempts = 10
-        for attempt in range(attempts):
+    def _change(self, requests: Sequence[_Request], expected: tuple[int, ...]) -> list[RtnetlinkError]:
+        errors = []
+        for request in requests:
             try:
-                yield from [body for _, body in self._netlink.dump(message)]
-            except DumpInterruptedError:
-                if attempt == attempts - 1:
-                    raise
-            else:
-                return
+                self._ask(request)
+            except RtnetlinkError as error:
+                if error.errno not in expected:
+                    errors.append(error)
+        return errors
+
+    def _list(self, request: _Request) -> list[Any]:
+        for _ in range(_DUMP_ATTEMPTS - 1):
+            try:
+                return self._ask(request)
+            except _DumpInterruptedError:
+                continue
+        return self._ask(request)
+
+    def _ask(self, request: _Request) -> list[Any]:
+        """The objects that the kernel answers with, none to a change. Raises RtnetlinkError."""
+        self._sequence += 1
+        message = self._socket.marshal.msg_map[request.kind]()
+        message.setvalue(request.body)
+        flags = _REQUEST | (request.flags if request.flags & _DUMP == _DUMP else request.flags | _ACK)
+        try:
+            self._socket.put(message, msg_type=request.kind, msg_flags=flags, msg_seq=self._sequence)
+            return self._answers(request.what)
+        except OSError as error:
+            text = "no answer from the kernel" if error.errno is None else ""
+            raise RtnetlinkError(request.what, error.errno or 110, text) from error
+
+    def _answers(self, what: str) -> list[Any]:
+        """Reads to the end of the answer. pyroute2 alone would not tell that a listing was interrupted, or failed without words."""
+        found: list[Any] = []
+        interrupted = 0
+        while True:
+            for answer in self._socket.get():
+                header = answer["header"]
+                if header["sequence_number"] != self._sequence:
+                    continue
+                if (error := header["error"]) is not None:
+                    raise error if isinstance(error, OSError) else RtnetlinkError(what, error.code, error.args[1])
+                interrupted |= header["flags"] & _DUMP_INTERRUPTED
+                if header["type"] == _ERROR:
+                    return found
+                if header["type"] == _DONE:
+                    (code,) = struct.unpack_from("=i", answer.data, answer.offset + 16)
+                    if code < 0:
+                        raise RtnetlinkError(what, -code)
+                    if interrupted:
+                        raise _DumpInterruptedError(what, 4, "it keeps changing while it is listed; try again")
+                    return found
+                found.append(answer)
 
 
 def interface_of(address: Address, addresses: Sequence[AddressSpec]) -> int | None:
@@ -246,117 +290,100 @@ def default_of(version: int) -> Prefix:
 # --- messages --------------------------------------------------------------------------------------------------------------
 
 
-def _new_route(route: RouteSpec) -> Message:
-    return _route(route, _NEWROUTE, CREATE | REPLACE)
-
-
-def _route(route: RouteSpec, kind: int, flags: int) -> Message:
+def _route(route: RouteSpec, kind: int, flags: int) -> _Request:
     # A route is deleted whole, whatever next hops it has by now.
     next_hops = route.next_hops if kind == _NEWROUTE else ()
-    body = _BYTES8_FLAGS.pack(
-        _FAMILY[route.destination.version],
-        route.destination.prefixlen,
-        0,
-        0,
-        route.table if route.table < 256 else 0,
-        OUR_PROTOCOL,
-        _HOST_SCOPE if route.kind is RouteKind.LOCAL else 0,
-        route.kind,
-        _ONLINK if len(next_hops) == 1 else 0,
-    )
-    body += u32(15, route.table) + u32(6, route.metric)
+    attributes: list[tuple[str, Any]] = [("RTA_TABLE", route.table), ("RTA_PRIORITY", route.metric)]
     if route.destination.prefixlen:
-        body += attribute(1, route.destination.network_address.packed)
+        attributes.append(("RTA_DST", str(route.destination.network_address)))
     if route.interface is not None:
-        body += u32(4, route.interface)
+        attributes.append(("RTA_OIF", route.interface))
     if len(next_hops) > 1:
-        body += attribute(9, b"".join(_next_hop(hop) for hop in next_hops))
+        attributes.append(("RTA_MULTIPATH", [_next_hop(hop) for hop in next_hops]))
     elif next_hops:
-        body += attribute(5, next_hops[0].address.packed) + u32(4, next_hops[0].interface)
-    verb = "adding" if kind == _NEWROUTE else "deleting"
-    return Message(kind, flags, body, f"{verb} {route}")
+        attributes += [("RTA_GATEWAY", str(next_hops[0].address)), ("RTA_OIF", next_hops[0].interface)]
+    body = {
+        "family": _FAMILY[route.destination.version],
+        "dst_len": route.destination.prefixlen,
+        "table": route.table if route.table < 256 else 0,
+        "proto": OUR_PROTOCOL,
+        "scope": _HOST_SCOPE if route.kind is RouteKind.LOCAL else 0,
+        "type": int(route.kind),
+        "flags": _ONLINK if len(next_hops) == 1 else 0,
+        "attrs": attributes,
+    }
+    return _Request(kind, flags, body, f"{'adding' if kind == _NEWROUTE else 'deleting'} {route}")
 
 
-def _next_hop(hop: NextHop) -> bytes:
-    gateway = attribute(5, hop.address.packed)
-    return _NEXT_HOP.pack(8 + len(gateway), _ONLINK, 0, hop.interface) + gateway
+def _next_hop(hop: NextHop) -> dict[str, Any]:
+    return {"flags": _ONLINK, "hops": 0, "oif": hop.interface, "attrs": [("RTA_GATEWAY", str(hop.address))]}
 
 
-def _route_of(body: bytes, protocol: int | None) -> RouteSpec | None:
-    family, bits, _, _, table8, its_protocol, _, kind, flags = _BYTES8_FLAGS.unpack_from(body)
-    cached_clone = 0x200  # RTM_F_CLONED: an exception, not a route
-    if family not in _VERSION or protocol not in (None, its_protocol) or flags & cached_clone:
+def _route_of(answer: Any) -> RouteSpec | None:
+    if answer["family"] not in _VERSION or answer["proto"] != OUR_PROTOCOL or answer["flags"] & _CLONED:
         return None
-    try:
-        known_kind = RouteKind(kind)
-    except ValueError:
+    if answer["type"] not in tuple(RouteKind):
         return None
-    values = attributes(body[12:])
-    width = 4 if family == socket.AF_INET else 16
-    interface = struct.unpack("=i", values[4])[0] if 4 in values else None
-    hops = []
-    if 5 in values and interface is not None:
-        hops.append(NextHop(address=ip_address(values[5]), interface=interface))
-    offset, multipath = 0, values.get(9, b"")
-    while offset + 8 <= len(multipath):
-        length, _, _, index = _NEXT_HOP.unpack_from(multipath, offset)
-        hop = attributes(multipath[offset + 8 : offset + length])
-        if 5 in hop:
-            hops.append(NextHop(address=ip_address(hop[5]), interface=index))
-        offset += (length + 3) & ~3
+    kind = RouteKind(answer["type"])
+    interface = answer.get_attr("RTA_OIF")
+    # pairs of gateway and interface; a single next hop stands in the route itself
+    pairs = [(hop.get_attr("RTA_GATEWAY"), hop["oif"]) for hop in answer.get_attr("RTA_MULTIPATH") or ()]
+    pairs.append((answer.get_attr("RTA_GATEWAY"), interface))
+    hops = [NextHop(address=ip_address(gateway), interface=index) for gateway, index in pairs if gateway and index]
+    anywhere = "0.0.0.0" if answer["family"] == socket.AF_INET else "::"
     return RouteSpec(
-        destination=ip_network((values.get(1, bytes(width)), bits)),
-        table=struct.unpack("=I", values[15])[0] if 15 in values else table8,
-        kind=known_kind,
-        metric=struct.unpack("=I", values[6])[0] if 6 in values else 0,
+        destination=ip_network((answer.get_attr("RTA_DST") or anywhere, answer["dst_len"])),
+        table=answer.get_attr("RTA_TABLE") or answer["table"],
+        kind=kind,
+        metric=answer.get_attr("RTA_PRIORITY") or 0,
         next_hops=tuple(sorted(hops)),
         # IPv6 names lo for its blackholes, which says nothing.
-        interface=None if hops or known_kind in (RouteKind.BLACKHOLE, RouteKind.UNREACHABLE) else interface,
+        interface=None if hops or kind in (RouteKind.BLACKHOLE, RouteKind.UNREACHABLE) else interface,
     )
 
 
-def _rule(rule: RuleSpec, kind: int, flags: int) -> Message:
+def _rule(rule: RuleSpec, kind: int, flags: int) -> _Request:
     bits = rule.source.prefixlen if rule.source else 0
-    body = _BYTES8_FLAGS.pack(_FAMILY[rule.version], 0, bits, 0, 0, 0, 0, rule.action, 0)
-    body += u32(6, rule.priority) + attribute(21, bytes([OUR_PROTOCOL]))
+    attributes: list[tuple[str, Any]] = [("FRA_PRIORITY", rule.priority), ("FRA_PROTOCOL", OUR_PROTOCOL)]
     if rule.table:
-        body += u32(15, rule.table)
+        attributes.append(("FRA_TABLE", rule.table))
     if rule.source and bits:
-        body += attribute(2, rule.source.network_address.packed)
-    if rule.mask:
-        body += u32(10, rule.mark) + u32(16, rule.mask)
-    if rule.input_interface:
-        body += text(3, rule.input_interface)
-    return Message(kind, flags, body, f"{'adding' if kind == _NEWRULE else 'deleting'} {rule}")
+        attributes.append(("FRA_SRC", str(rule.source.network_address)))
+    body = {"family": _FAMILY[rule.version], "src_len": bits, "action": _LOOKUP, "attrs": attributes}
+    return _Request(kind, flags, body, f"{'adding' if kind == _NEWRULE else 'deleting'} {rule}")
 
 
-def _rule_of(body: bytes, protocol: int) -> RuleSpec | None:
-    family, _, source_bits, _, table8, _, _, action, _ = _BYTES8_FLAGS.unpack_from(body)
-    values = attributes(body[12:])
-    if family not in _VERSION or values.get(21, b"\0")[0] != protocol:
+def _rule_of(answer: Any) -> RuleSpec | None:
+    ours = answer["family"] in _VERSION and answer.get_attr("FRA_PROTOCOL") == OUR_PROTOCOL
+    if not ours or answer["action"] != _LOOKUP:
         return None
-
-    def number(kind: int, default: int = 0) -> int:
-        return int(struct.unpack("=I", values[kind])[0]) if kind in values else default
-
-    looks_up = action == RuleAction.LOOKUP
+    source = answer.get_attr("FRA_SRC")
     return RuleSpec(
-        version=_VERSION[family],
-        priority=number(6),
-        table=number(15, table8) if looks_up else 0,
-        action=RuleAction(action),
-        source=ip_network((values[2], source_bits)) if 2 in values else None,
-        mark=number(10),
-        mask=number(16),
-        input_interface=string(values.get(3, b"")),
+        version=_VERSION[answer["family"]],
+        priority=answer.get_attr("FRA_PRIORITY") or 0,
+        table=answer.get_attr("FRA_TABLE") or answer["table"],
+        source=ip_network((source, answer["src_len"])) if source else None,
     )
 
 
-def _address(address: AddressSpec, kind: int) -> Message:
+def _address(address: AddressSpec, kind: int, flags: int) -> _Request:
     """Without duplicate address detection: a VIP is on many Pods at once, on purpose."""
     no_dad = 0x02
-    body = _ADDRESS_HEADER.pack(_FAMILY[address.address.version], address.prefix_bits, no_dad, 0, address.interface)
-    body += attribute(2, address.address.packed) + attribute(1, address.address.packed)
+    text = str(address.address)
+    body = {
+        "family": _FAMILY[address.address.version],
+        "prefixlen": address.prefix_bits,
+        "flags": no_dad,
+        "index": address.interface,
+        "attrs": [("IFA_LOCAL", text), ("IFA_ADDRESS", text)],
+    }
     verb = "adding" if kind == _NEWADDR else "deleting"
-    flags = CREATE | EXCL if kind == _NEWADDR else 0
-    return Message(kind, flags, body, f"{verb} address {address.address}/{address.prefix_bits}")
+    return _Request(kind, flags, body, f"{verb} address {text}/{address.prefix_bits}")
+
+
+def _address_of(answer: Any) -> AddressSpec | None:
+    # IFA_LOCAL is the address, IFA_ADDRESS the other end of a point-to-point link; IPv6 has only the latter.
+    text = answer.get_attr("IFA_LOCAL") or answer.get_attr("IFA_ADDRESS")
+    if answer["family"] not in _VERSION or text is None:
+        return None
+    return AddressSpec(address=ip_address(text), prefix_bits=answer["prefixlen"], interface=answer["index"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -11,9 +12,8 @@ from typing import Any
 import pytest
 
 from live.namespaces import inside
-from live.netlink import NetlinkError
 from live.routes import GATEWAY_PRIORITY, GATEWAY_TABLE, KernelPolicyRoutes
-from live.rtnetlink import Change, NextHop, RouteSocket, RouteSpec, default_of
+from live.rtnetlink import Change, NextHop, RouteSocket, RouteSpec, RtnetlinkError, default_of
 from sim.net.namespaces import ip_batch, run_in
 from tests.netns._lab import add_namespace, way_out
 
@@ -109,7 +109,7 @@ def test_routes_are_replaced_in_place_and_read_back_as_written(gateway: Path, ve
 
     def run() -> None:
         with RouteSocket() as kernel:
-            vlan = kernel.interfaces()["vlan"]
+            vlan = socket.if_nametoindex("vlan")
             hops = tuple(NextHop(address=ip_address(f"{subnet}{n}"), interface=vlan) for n in (5, 6, 7))
             for some in (hops[:1], hops, hops[1:], hops[2:], hops[:2]):
                 route = RouteSpec(destination=default_of(version), table=77777, metric=100, next_hops=some)
@@ -125,5 +125,5 @@ def test_what_the_kernel_refuses_is_named(gateway: Path) -> None:
     hop = NextHop(address=ip_address("10.2.0.9"), interface=4711)
     route = RouteSpec(destination=default_of(4), table=5, metric=1, next_hops=(hop,))
     run: Callable[[], None] = lambda: RouteSocket().apply(Change(routes=(route,)))  # noqa: E731
-    with pytest.raises(NetlinkError, match=r"adding unicast route 0\.0\.0\.0/0 table 5 metric 1: No such device"):
+    with pytest.raises(RtnetlinkError, match=r"adding unicast route 0\.0\.0\.0/0 table 5 metric 1: No such device"):
         inside(gateway, run)
