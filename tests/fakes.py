@@ -75,6 +75,9 @@ class FakeApi:
 
     def create(self, resource: Resource, obj: Json) -> Json:
         self.refuse("create", resource, obj["metadata"].get("name", ""))
+        if resource.kind == "Binding":
+            metadata, node = obj["metadata"], obj["target"]["name"]
+            return self.merge_patch(PODS, metadata["namespace"], metadata["name"], {"spec": {"nodeName": node}})
         with self._lock:
             name = _name_of(resource, obj)
             if name in self._objects.get(resource.plural, {}):

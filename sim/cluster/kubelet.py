@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,8 +152,13 @@ class Kubelet:
         spec = {"podCIDR": cidrs[0], "podCIDRs": list(cidrs)}
         wanted: Json = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec}
         self._api.apply(NODES, wanted, field_manager=FIELD_MANAGER)
-        # Not applied: the schema keys addresses by their type, and a node of two families has two of one type.
-        self._api.merge_patch(NODES, "", name, {"status": _node_status(node)}, subresource="status")
+        status: Json = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name},
+            "status": _node_status(node),
+        }
+        self._api.apply(NODES, status, field_manager=FIELD_MANAGER, subresource="status")
 
     def _networks_changed(self, _name: ObjectName) -> None:
         """A network that a Pod waits for may be there now."""
@@ -201,7 +206,6 @@ def _is_over(pod: Json) -> bool:
 
 
 def _node_status(node: Node) -> Json:
-    addresses: Sequence[Json] = [{"type": "InternalIP", "address": address} for address in node.addresses]
     now = rfc3339(time.time())
     ready = {
         "type": "Ready",
@@ -212,7 +216,11 @@ def _node_status(node: Node) -> Json:
         "lastTransitionTime": now,
     }
     return {
-        "addresses": [*addresses, {"type": "Hostname", "address": node.name}],
+        # One a type, of the first family: the API's schema keys the list by type.
+        "addresses": [
+            {"type": "InternalIP", "address": node.addresses[0]},
+            {"type": "Hostname", "address": node.name},
+        ],
         "conditions": [ready],
         "nodeInfo": {"kubeletVersion": "testbed", "operatingSystem": "linux", "osImage": "virtual network"},
     }

@@ -54,9 +54,9 @@ def revision_of(template: Json) -> str:
     return _code(json.dumps(template, sort_keys=True, separators=(",", ":")), 10)
 
 
-def pod_suffix(owner_uid: str, revision: str, count: int) -> str:
-    """Five characters for the name of the `count`-th Pod of an owner: the same in every run with the same UIDs."""
-    return _code(f"{owner_uid}/{revision}/{count}", 5)
+def pod_suffix(owner: str, revision: str, count: int) -> str:
+    """Five characters for the name of the `count`-th Pod of an owner: the same in every run."""
+    return _code(f"{owner}/{revision}/{count}", 5)
 
 
 def deployment_strategy(deployment: Json, replicas: int) -> Strategy:

@@ -261,7 +261,11 @@ class Workloads:
                 self._api, "scheduler", pod, "FailedScheduling", "no node is ready and matches the Pod's node selector"
             )
             return
-        self._api.merge_patch(PODS, name[0], name[1], {"spec": {"nodeName": chosen[0]}})
+        # POST …/pods/<name>/binding: the only way to the node of a Pod that exists.
+        binding = Resource(group="", version="v1", plural=f"{PODS.plural}/{name[1]}/binding", kind="Binding")
+        target = {"apiVersion": "v1", "kind": "Node", "name": chosen[0]}
+        metadata = {"name": name[1], "namespace": name[0]}
+        self._api.create(binding, {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target})
 
     def _load(self) -> Mapping[str, int]:
         load: dict[str, int] = {}
