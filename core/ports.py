@@ -13,6 +13,7 @@ from typing import Protocol
 
 from core.lb.forwarding import Forwarding
 from core.model import Address, Attachment, Bgp, ObjectRef, Prefix, Static
+from core.secret import Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +54,8 @@ class Peer:
     address: Address
     interface: str
     routing: Bgp | Static
-    password: str | None = None
-    """BGP authentication (RFC 2385); never logged."""
+    password: Secret | None = None
+    """BGP authentication (RFC 2385)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

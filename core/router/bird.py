@@ -86,7 +86,7 @@ def _bgp(peer: Peer, bgp: Bgp) -> Iterator[str]:
     yield f"    error wait time {ERROR_WAIT_S[0]}, {ERROR_WAIT_S[1]};"
     yield f"    error forget time {ERROR_FORGET_S};"
     if peer.password is not None:
-        yield f'    password "{_quoted(peer.password)}";'
+        yield f'    password "{_quoted(peer.password.reveal())}";'
     if bgp.bfd is not None:
         yield from _bfd(bgp.bfd)
     yield f"    ipv{version} {{"

@@ -7,6 +7,7 @@ import logging
 
 from core import kube
 from core.errors import InputError, Problem
+from core.lb.fingerprint import fingerprint
 from core.lb.forwarding import Forwarding
 from core.manifests import workloads
 from core.model import Gateway, sorted_prefixes
@@ -45,6 +46,12 @@ class LoadBalancer:
         self._programmed = programmed
         self._namespace = namespace
         self._name = name
+        self._forwarding: Forwarding | None = None
+
+    @property
+    def forwarding(self) -> Forwarding | None:
+        """What the kernel has been given; None before the first turn."""
+        return self._forwarding
 
     def reconcile(self) -> None:
         """Makes the kernel agree with the objects, then tells the router what may be announced.
@@ -59,6 +66,7 @@ class LoadBalancer:
         vips = sorted_prefixes(vip for flow in wanted.flows for vip in flow.destinations)
         self._programmed.retain(usable)
         self._dataplane.apply(wanted, interfaces=interfaces_of(gateway))
+        self._forwarding = wanted
         self._programmed.publish(announced=usable, vips=vips)
 
 
@@ -85,7 +93,9 @@ def main(argv: list[str]) -> int:
         process.exits.callback(serve_programmed(programmed, options.programmed).close)
         count_packets(process.metrics, dataplane)
         store = ModelStore([process.watch(resource) for resource in READ])
-        return process.run(LoadBalancer(store, dataplane, programmed, *options.gateway).reconcile)
+        balancer = LoadBalancer(store, dataplane, programmed, *options.gateway)
+        tell_forwarding(process.metrics, balancer, type(dataplane).__name__)
+        return process.run(balancer.reconcile)
 
 
 def namespaced_name(text: str) -> tuple[str, str]:
@@ -94,6 +104,20 @@ def namespaced_name(text: str) -> tuple[str, str]:
     if not (namespace and slash and name):
         raise InputError(Problem(where="--gateway", what="not a name", found=repr(text), expected="NAMESPACE/NAME"))
     return namespace, name
+
+
+def tell_forwarding(metrics: Registry, balancer: LoadBalancer, dataplane: str) -> None:
+    """Adds the fingerprint of what is programmed to the metrics: whoever has the objects can tell whether it is what they say."""
+    info = metrics.gauge(
+        "tidegate_forwarding_info", "Always 1; the fingerprint of what the kernel has been given, and by which plane."
+    )
+
+    def collect() -> None:
+        info.forget()
+        if balancer.forwarding is not None:
+            info.set(1, fingerprint=fingerprint(balancer.forwarding), dataplane=dataplane)
+
+    metrics.before_render(collect)
 
 
 def count_packets(metrics: Registry, dataplane: Dataplane) -> None:

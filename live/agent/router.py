@@ -21,6 +21,7 @@ from core.model import Bgp, Gateway, GatewayRouter, ObjectRef, SecretKey
 from core.plan import gateway_ref, peers_of
 from core.ports import Peer, PeerState, PolicyRoutes, Routing
 from core.router import bird as bird_text
+from core.secret import Secret
 from live.agent.load_balancer import namespaced_name
 from live.agent.process import AgentProcess, add_arguments
 from live.agent.programmed import DEFAULT_ADDRESS, ProgrammedFollower
@@ -125,7 +126,7 @@ class Router:
             peers.append(peer if auth is None else replace(peer, password=self._password(auth)))
         return tuple(peers)
 
-    def _password(self, where: SecretKey) -> str:
+    def _password(self, where: SecretKey) -> Secret:
         """Raises InputError when there is none: a session must not come up without the password that was asked for."""
         secret = self._api.get(kube.SECRETS, self._gateway.namespace, where.secret) or {}
         text = (secret.get("data") or {}).get(where.key)
@@ -133,7 +134,7 @@ class Router:
         if not isinstance(text, str):
             raise InputError(problem)
         try:
-            return base64.b64decode(text, validate=True).decode()
+            return Secret(base64.b64decode(text, validate=True).decode())
         except (binascii.Error, UnicodeDecodeError) as error:
             raise InputError(problem) from error
 
