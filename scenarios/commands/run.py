@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from scenarios.load import LoadedScenario
 
 WORLDS = ("mininet",)
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +27,7 @@ def main(arguments: list[str]) -> int:
         "  tidegate run my-scenario.yaml --set traffic.clients.connections=1000 --out /tmp/results",
     )
     add_arguments(options)
-    return run_all(options.parse_args(arguments))
+    return run_all(options.parse_args(arguments), arguments)
 
 
 def add_arguments(options: argparse.ArgumentParser) -> None:
@@ -56,7 +58,7 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def run_all(chosen: argparse.Namespace) -> int:
+def run_all(chosen: argparse.Namespace, arguments: list[str]) -> int:
     """Runs the scenarios one after the other; all are read before the first begins."""
     from core.errors import InputError, Problem
     from scenarios.load import load_scenario
@@ -77,7 +79,7 @@ def run_all(chosen: argparse.Namespace) -> int:
     from scenarios.worlds import enter
 
     # Whatever is wrong with the input has been said: from here on this may be another process, inside of namespaces.
-    enter(chosen.on)
+    enter(chosen.on, ["run", *arguments])
     return max(_run_one(found, chosen) for found in loaded)
 
 
@@ -88,6 +90,8 @@ def _run_one(loaded: LoadedScenario, chosen: argparse.Namespace) -> int:
     from scenarios.worlds import make_world
 
     with RunFolder.create(chosen.out, loaded.scenario.name) as folder:
+        # What the parts of this process say is for whoever looks for a fault; the terminal is for the run.
+        logging.basicConfig(filename=folder.logs / "run.log", level=logging.INFO, format=LOG_FORMAT, force=True)
         world = make_world(chosen.on, logs=folder.logs)
         progress = Progress(world.now_s)
         progress.line(f"{loaded.scenario.name} on {world.name}: {loaded.scenario.title}")

@@ -1,0 +1,263 @@
+"""The virtual network as a world: the imitated cluster, real agents, real routers outside, real traffic; on the wall clock."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import assert_never
+
+from core.errors import MachineError, TidegateError
+from core.kube import Json
+from core.lb.placement import FiveTuples
+from core.manifests.workloads import LOAD_BALANCER_PORT
+from core.model import Address, Prefix
+from live.kube import KubeClient, connect
+from scenarios.cluster_view import ClusterView
+from scenarios.convergence import View, missing_in_api, missing_in_kernels, missing_in_router
+from scenarios.drive import TrafficDrive
+from scenarios.imitated_cluster import ImitatedCluster
+from scenarios.spec import ApiServer, Delete, Router, Scale, Scenario, Traffic
+from scenarios.world import Milestone, Observation, Running, Sample
+from sim.cluster.networks import vlan_bridge
+from sim.net.namespaces import ip_batch
+from sim.net.routers import Bfd, BirdSpeaker, OutsideRouter, RouterState, add_router
+from sim.net.sandbox import RUN_DIR
+from sim.net.topology import VirtualNetwork
+from sim.net.traffic import TrafficClient
+
+POLL_S = 0.02
+"""How often routers outside are looked at: nothing tells when they have learned a route."""
+METRICS_DEADLINE_S = 2.0
+_FORWARDING_INFO = re.compile(
+    r'^tidegate_forwarding_info\{(?=.*fingerprint="([0-9a-f]+)")(?=.*dataplane="(\w+)")', re.MULTILINE
+)
+
+
+class MininetWorld:
+    """Implements `scenarios.world.World`. It expects to run inside of `sim.net.sandbox.enter`."""
+
+    name = "mininet"
+
+    def __init__(self, logs: Path) -> None:
+        self._start_s = time.monotonic()
+        self._logs = logs
+        self._exits = ExitStack()
+        self._changed = threading.Condition()
+        self._network = VirtualNetwork()
+        self._speakers: dict[str, tuple[Router, BirdSpeaker]] = {}
+        self._clients: dict[str, TrafficClient] = {}
+        self._view: ClusterView | None = None
+        self._dataplanes: dict[str, str] = {}
+        self._seen: tuple[int, View, tuple[str, ...]] | None = None
+        """The view after so many changes, and what it lacks."""
+
+    def now_s(self) -> float:
+        return time.monotonic() - self._start_s
+
+    # --- up and down --------------------------------------------------------------------------------------------------------
+
+    def start(self, scenario: Scenario) -> None:
+        if scenario.api is not ApiServer.IMITATED:
+            raise MachineError("a real kube-apiserver cannot be started by this version", "use --set api=imitated")
+        self._network.start()
+        self._exits.callback(self._network.stop)
+        cluster = ImitatedCluster(
+            self._network, logs=self._logs, nodes=scenario.topology.nodes, dataplane=scenario.dataplane.value
+        )
+        self._exits.callback(cluster.stop)
+        kubeconfig = cluster.start_api_server()
+        for router in scenario.topology.routers:
+            self._add_router(router)
+        api: KubeClient = connect(kubeconfig)
+        self._exits.callback(api.close)
+        cluster.start(api)
+        self._view = ClusterView(api, self._changed)
+
+    def _add_router(self, router: Router) -> None:
+        outside = OutsideRouter(
+            name=router.name,
+            network=vlan_bridge(router.vlan),
+            interface=f"vlan-{router.vlan}",
+            addresses=router.addresses,
+            loopback=tuple(ip_interface(f"{p.network_address}/{p.max_prefixlen}") for p in router.client_addresses),
+            asn=router.asn,
+            peer_asn=router.gateway_asn,
+            port=router.bgp_port,
+            hold_time_s=router.hold_time_s,
+            bfd=Bfd(min_tx_ms=router.bfd.min_tx_ms, min_rx_ms=router.bfd.min_rx_ms, multiplier=router.bfd.multiplier),
+        )
+        speaker = add_router(self._network, outside, run_dir=RUN_DIR / "routers", log_dir=self._logs)
+        wide = [prefix for prefix in router.client_addresses if prefix.num_addresses > 1]
+        if wide:
+            # Every address of the prefix is this host's own: clients may bind to it.
+            ip_batch(self._network.host(router.name).namespace, [f"route add local {prefix} dev lo" for prefix in wide])
+        self._speakers[router.name] = (router, speaker)
+        speaker.start()
+        self._exits.callback(speaker.kill)
+        client = TrafficClient(self._network, router.name, log=self._logs / f"{router.name}.traffic.log")
+        self._exits.callback(client.stop)
+        self._clients[router.name] = client
+
+    def stop(self) -> None:
+        self._exits.close()
+
+    # --- what a scenario does -----------------------------------------------------------------------------------------------
+
+    def apply(self, objects: Sequence[Json]) -> None:
+        for obj in objects:
+            self._cluster_view.apply(obj)
+
+    def act(self, action: Scale | Delete) -> None:
+        match action:
+            case Scale():
+                self._cluster_view.scale(action.namespace, action.deployment, action.replicas)
+            case Delete():
+                self._cluster_view.delete(action.kind, action.namespace, action.object_name)
+            case _:
+                assert_never(action)
+
+    def converge(self, milestone: Milestone) -> Running:
+        return _Convergence(lambda: self._missing(milestone))
+
+    def drive(self, traffic: Traffic, tuples: FiveTuples) -> TrafficDrive:
+        return TrafficDrive(self._clients[traffic.source], traffic, tuples, self._changed, clock_start_s=self._start_s)
+
+    def wait(self, running: Sequence[Running], *, until_s: float) -> None:
+        while True:
+            for one in running:
+                if isinstance(one, _Convergence):
+                    one.look()
+            left_s = until_s - self.now_s()
+            if left_s <= 0 or any(one.over for one in running):
+                return
+            with self._changed:
+                if not any(one.over for one in running):
+                    self._changed.wait(min(POLL_S, left_s))
+
+    # --- what is seen -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _cluster_view(self) -> ClusterView:
+        if self._view is None:
+            raise AssertionError("the world has not started")
+        return self._view
+
+    def _missing(self, milestone: Milestone) -> list[str]:
+        """What is missing, the cheapest things first; empty: nothing."""
+        behind = self._cluster_view.behind()
+        if behind:
+            return [f"{behind} is not seen"]
+        view, lacking = self._looked_at()
+        if lacking:
+            return list(lacking)
+        missing: list[str] = []
+        if milestone is Milestone.ROUTED:
+            for router, speaker in self._speakers.values():
+                missing += missing_in_router(view, router, _Known(speaker.observe()))
+        return missing or list(missing_in_kernels(view, self._programmed(view)))
+
+    def _looked_at(self) -> tuple[View, tuple[str, ...]]:
+        """The objects as they are, and what they lack; a plan is made only when they have changed."""
+        changes = self._cluster_view.changes
+        if self._seen is None or self._seen[0] != changes:
+            view = View.of(self._cluster_view.objects())
+            self._seen = (changes, view, tuple(missing_in_api(view)))
+        return self._seen[1:]
+
+    def _programmed(self, view: View) -> dict[str, str]:
+        """Pod -> fingerprint of what its load balancer says it has programmed; those that do not answer are left out."""
+        found = {}
+        addresses = {
+            obj["metadata"]["name"]: (obj.get("status") or {}).get("podIP") for obj in view.raw if obj["kind"] == "Pod"
+        }
+        for _, pods in view.balancers():
+            for pod in pods:
+                match = _FORWARDING_INFO.search(_metrics(addresses.get(pod.meta.name)))
+                if match is not None:
+                    found[pod.meta.name] = match[1]
+                    self._dataplanes[pod.meta.name] = match[2]
+        return found
+
+    def observe(self) -> Observation:
+        now_s = self.now_s()
+        samples = []
+        for router, speaker in self._speakers.values():
+            state = speaker.observe()
+            samples.append(
+                Sample(
+                    t_s=now_s,
+                    entity=router.name,
+                    metric="bgp_sessions_established",
+                    value=len(state.established),
+                    unit="1",
+                )
+            )
+            samples.append(
+                Sample(t_s=now_s, entity=router.name, metric="routes_learned", value=len(state.routes), unit="1")
+            )
+        return Observation(t_s=now_s, objects=self._cluster_view.objects(), samples=tuple(samples))
+
+    def facts(self) -> Mapping[str, str]:
+        planes = ", ".join(sorted(set(self._dataplanes.values())))
+        return {"api": "imitated", "dataplane": planes, "gateway_pods": ", ".join(sorted(self._dataplanes))}
+
+
+class _Convergence:
+    """Over when nothing is missing any more. Looks only when it is told to."""
+
+    def __init__(self, missing: Callable[[], list[str]]) -> None:
+        self._look = missing
+        self._missing = ["everything"]
+
+    @property
+    def over(self) -> bool:
+        return not self._missing
+
+    def look(self) -> None:
+        if self._missing:
+            try:
+                self._missing = self._look()
+            except TidegateError as error:
+                self._missing = [str(error)]
+
+    def waiting_for(self) -> str:
+        more = len(self._missing) - 5
+        return "; ".join(self._missing[:5]) + (f"; and {more} more" if more > 0 else "")
+
+
+class _Known:
+    """A router's state as `scenarios.convergence.Known`."""
+
+    def __init__(self, state: RouterState) -> None:
+        self._state = state
+
+    def next_hops(self, prefix: Prefix) -> frozenset[Address]:
+        return self._state.next_hops(prefix)
+
+    def prefixes(self) -> frozenset[Prefix]:
+        return frozenset(route.prefix for route in self._state.routes)
+
+    def bfd_up(self) -> frozenset[Address]:
+        return frozenset(session.neighbor for session in self._state.bfd if session.state == "Up")
+
+
+def _metrics(address: str | None) -> str:
+    """The metrics of a gateway pod's load balancer; ``""`` when it does not answer."""
+    if not address:
+        return ""
+    host = f"[{address}]" if ":" in address else address
+    try:
+        with urllib.request.urlopen(
+            f"http://{host}:{LOAD_BALANCER_PORT}/metrics", timeout=METRICS_DEADLINE_S
+        ) as answer:
+            text: bytes = answer.read()
+    except (urllib.error.URLError, OSError):
+        return ""
+    return text.decode(errors="replace")
