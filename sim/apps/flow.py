@@ -31,15 +31,19 @@ class FlowGroup(Protocol):
 class Outcome:
     """What became of a flow, as it is written out.
 
-    `established_s`, `answered_s` (the target's name came) and `lost_s` (established, then reset, closed or mute) are times, or null.
+    `started_s` is a time; `established_s`, `answered_s` (the target's name came) and `lost_s` (established, then reset, closed or
+    mute) are times, or null.
     `target` is who answered first, `targets` all that ever answered. `error` is null, or why it was never established, or how it was
     lost. `exchanges` counts lines or datagrams that came back, `stall_s` is the longest wait for one, and `alive` says whether the last
     exchange succeeded.
     """
 
-    __slots__ = ("alive", "answered_s", "error", "established_s", "exchanges", "lost_s", "stall_s", "target", "targets")
+    __slots__ = (
+        "alive", "answered_s", "error", "established_s", "exchanges", "lost_s", "stall_s", "started_s", "target", "targets",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.started_s = 0.0
         self.established_s: float | None = None
         self.answered_s: float | None = None
         self.lost_s: float | None = None
@@ -105,6 +109,7 @@ class Flow:
 
     def open(self) -> None:
         source, source_port, destination, port, _ = self.flow
+        self.outcome.started_s = self.loop.now_s()
         family = socket.AF_INET6 if ":" in destination else socket.AF_INET
         try:
             self.socket = socket.socket(family, self.kind)

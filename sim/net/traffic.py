@@ -52,6 +52,7 @@ class FlowResult:
     """
 
     flow: FlowKey
+    started_s: float
     established_s: float | None
     answered_s: float | None
     lost_s: float | None

@@ -13,7 +13,7 @@ from typing import Any, Final
 Step = Callable[[Any], list[Any]]
 
 _TOKEN: Final = re.compile(
-    r"""\.(?P<name>[A-Za-z_$][-\w$/]*|\*)
+    r"""\.(?P<name>[A-Za-z_$][-\w$/\x00]*|\*)
     |\[\s*(?P<all>\*)\s*\]
     |\[\s*(?P<index>-?\d+)\s*\]
     |\[\s*'(?P<quoted>[^']*)'\s*\]
@@ -60,6 +60,7 @@ def _step(found: re.Match[str]) -> Step:
         return lambda value: [value[index]] if isinstance(value, list) and -len(value) <= index < len(value) else []
     name = found["quoted"] if found["quoted"] is not None else found["name"]
     if name is not None:
+        name = name.replace("\0", ".")
         return lambda value: [value[name]] if isinstance(value, dict) and name in value else []
     left = [part for part in found["left"].split(".") if part]
     operator, right = found["op"], (found["right"] or "").strip("\"'")
