@@ -6,7 +6,6 @@ import socket
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +28,7 @@ from live.rtnetlink import (
 
 POD_TABLE: Final = 4097
 """The first of the tables of attachments."""
+_TABLES: Final = range(POD_TABLE, 1 << 16)
 POD_PRIORITY: Final = 20110
 _METRIC: Final = 100
 _LOOPBACK: Final = "lo"
@@ -56,7 +56,7 @@ class _State:
 class KernelPodNetwork:
     """`core.ports.PodNetwork` of the Pod whose network namespace the file `netns` stands for.
 
-    Ours are: rules of our priority, routes of the tables from `POD_TABLE` on, and local routes, all with our protocol number; and
+    Ours are: rules of our priority, routes of the tables from `POD_TABLE` to 65535, and local routes, all with our protocol number; and
     those addresses of ``lo`` for which we have a rule (the rule comes before the address and goes after it). The namespace is
     entered by a thread for the time of a call, and not held open: a Pod that goes away is not kept alive.
     """
@@ -134,7 +134,7 @@ def tables(
         if n not in chosen and table not in chosen.values():
             chosen[n] = table
     used = {rule.table for rule in rules} | {route.table for route in routes}
-    free = (table for table in count(POD_TABLE) if table not in used)
+    free = (table for table in _TABLES if table not in used)
     return {chosen[n] if n in chosen else next(free): each for n, each in enumerate(own)}
 
 
@@ -151,11 +151,11 @@ def _without_repetition(attachments: Sequence[Attachment]) -> list[Attachment]:
 
 def _present(kernel: RouteSocket, addresses: Sequence[AddressSpec]) -> _State:
     loopback = socket.if_nametoindex(_LOOPBACK)
-    rules = frozenset(rule for rule in kernel.rules() if rule.priority == POD_PRIORITY and rule.table >= POD_TABLE)
+    rules = frozenset(rule for rule in kernel.rules() if rule.priority == POD_PRIORITY and rule.table in _TABLES)
     routes = kernel.routes()
     sources = {rule.source for rule in rules}
     return _State(
-        routes=frozenset(route for route in routes if route.table >= POD_TABLE),
+        routes=frozenset(route for route in routes if route.table in _TABLES),
         rules=rules,
         addresses=frozenset(
             a for a in addresses if a.interface == loopback and _is_host(a.network) and a.network in sources

@@ -25,6 +25,7 @@ from live.namespaces import inside
 OUR_PROTOCOL: Final = 0x74
 """Marks routes and rules as ours (rtm_protocol, FRA_PROTOCOL); free in iproute2's rt_protos. Only what carries it is ever removed."""
 
+MAIN_TABLE: Final = 254
 LOCAL_TABLE: Final = 255
 LAST_METRIC: Final = 0xFFFFFFFF
 ANSWER_DEADLINE_S: Final = 10.0
@@ -32,14 +33,13 @@ ANSWER_DEADLINE_S: Final = 10.0
 
 _FAMILY: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 _VERSION: Final = {family: version for version, family in _FAMILY.items()}
-_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
+_GETLINK, _NEWADDR, _DELADDR, _GETADDR = 18, 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 26, 32, 33, 34
 _REQUEST, _ACK, _REPLACE, _EXCL, _CREATE, _DUMP = 0x1, 0x4, 0x100, 0x200, 0x400, 0x300
 _ERROR, _DONE, _DUMP_INTERRUPTED = 2, 3, 0x10
 _ONLINK: Final = 4
 _CLONED: Final = 0x200
 _HOST_SCOPE: Final = 254
-_LOOKUP: Final = 1
 _DUMP_ATTEMPTS: Final = 10
 
 
@@ -75,6 +75,14 @@ class RouteKind(IntEnum):
     UNREACHABLE = 7
 
 
+class RuleAction(IntEnum):
+    """FR_ACT_*."""
+
+    LOOKUP = 1
+    BLACKHOLE = 6
+    UNREACHABLE = 7
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class NextHop:
     """`address` over the interface with index `interface`; onlink: not checked against the routing tables."""
@@ -106,16 +114,21 @@ class RouteSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSpec:
-    """``from source lookup table``; no source: from all."""
+    """``from source fwmark mark/mask iif NAME lookup table``."""
 
     version: int
     priority: int
-    table: int
+    table: int = 0
+    action: RuleAction = RuleAction.LOOKUP
     source: Prefix | None = None
+    mark: int = 0
+    mask: int = 0
+    input_interface: str = ""
 
     def __str__(self) -> str:
         source = f" from {self.source}" if self.source else ""
-        return f"IPv{self.version} rule {self.priority}{source} lookup {self.table}"
+        mark = f" fwmark {self.mark:#x}/{self.mask:#x}" if self.mask else ""
+        return f"IPv{self.version} rule {self.priority}{source}{mark} {self.action.name.lower()} {self.table}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +189,11 @@ class RouteSocket:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def interfaces(self) -> dict[str, int]:
+        """Index of every interface by its name."""
+        answers = self._list(_Request(_GETLINK, _DUMP, {"family": 0}, "listing interfaces"))
+        return {answer.get_attr("IFLA_IFNAME"): answer["index"] for answer in answers}
+
     def addresses(self) -> list[AddressSpec]:
         """Addresses of all interfaces, both families."""
         answers = self._list(_Request(_GETADDR, _DUMP, {"family": 0}, "listing addresses"))
@@ -189,19 +207,19 @@ class RouteSocket:
             found += [rule for answer in answers if (rule := _rule_of(answer))]
         return found
 
-    def routes(self, table: int | None = None) -> list[RouteSpec]:
-        """Our routes of `table` (None: of all tables), both families."""
+    def routes(self, table: int | None = None, *, protocol: int | None = OUR_PROTOCOL) -> list[RouteSpec]:
+        """Routes of `table` (None: of all tables) and `protocol` (None: of all protocols), both families."""
         found = []
         for family in _FAMILY.values():
             attributes = [] if table is None else [("RTA_TABLE", table)]
-            body = {"family": family, "proto": OUR_PROTOCOL, "attrs": attributes}
+            body = {"family": family, "proto": protocol or 0, "attrs": attributes}
             try:
                 answers = self._list(_Request(_GETROUTE, _DUMP, body, f"listing routes of table {table}"))
             except RtnetlinkError as error:
                 if error.errno == 2:  # ENOENT: a table that has never had a route
                     continue
                 raise
-            routes = (_route_of(answer) for answer in answers)
+            routes = (_route_of(answer, protocol) for answer in answers)
             found += [route for route in routes if route and table in (None, route.table)]
         return found
 
@@ -319,8 +337,8 @@ def _next_hop(hop: NextHop) -> dict[str, Any]:
     return {"flags": _ONLINK, "hops": 0, "oif": hop.interface, "attrs": [("RTA_GATEWAY", str(hop.address))]}
 
 
-def _route_of(answer: Any) -> RouteSpec | None:
-    if answer["family"] not in _VERSION or answer["proto"] != OUR_PROTOCOL or answer["flags"] & _CLONED:
+def _route_of(answer: Any, protocol: int | None) -> RouteSpec | None:
+    if answer["family"] not in _VERSION or protocol not in (None, answer["proto"]) or answer["flags"] & _CLONED:
         return None
     if answer["type"] not in tuple(RouteKind):
         return None
@@ -349,20 +367,29 @@ def _rule(rule: RuleSpec, kind: int, flags: int) -> _Request:
         attributes.append(("FRA_TABLE", rule.table))
     if rule.source and bits:
         attributes.append(("FRA_SRC", str(rule.source.network_address)))
-    body = {"family": _FAMILY[rule.version], "src_len": bits, "action": _LOOKUP, "attrs": attributes}
+    if rule.mask:
+        attributes += [("FRA_FWMARK", rule.mark), ("FRA_FWMASK", rule.mask)]
+    if rule.input_interface:
+        attributes.append(("FRA_IIFNAME", rule.input_interface))
+    body = {"family": _FAMILY[rule.version], "src_len": bits, "action": int(rule.action), "attrs": attributes}
     return _Request(kind, flags, body, f"{'adding' if kind == _NEWRULE else 'deleting'} {rule}")
 
 
 def _rule_of(answer: Any) -> RuleSpec | None:
     ours = answer["family"] in _VERSION and answer.get_attr("FRA_PROTOCOL") == OUR_PROTOCOL
-    if not ours or answer["action"] != _LOOKUP:
+    if not ours or answer["action"] not in tuple(RuleAction):
         return None
+    action = RuleAction(answer["action"])
     source = answer.get_attr("FRA_SRC")
     return RuleSpec(
         version=_VERSION[answer["family"]],
         priority=answer.get_attr("FRA_PRIORITY") or 0,
-        table=answer.get_attr("FRA_TABLE") or answer["table"],
+        table=(answer.get_attr("FRA_TABLE") or answer["table"]) if action is RuleAction.LOOKUP else 0,
+        action=action,
         source=ip_network((source, answer["src_len"])) if source else None,
+        mark=answer.get_attr("FRA_FWMARK") or 0,
+        mask=answer.get_attr("FRA_FWMASK") or 0,
+        input_interface=answer.get_attr("FRA_IIFNAME") or "",
     )
 
 

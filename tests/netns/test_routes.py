@@ -13,7 +13,17 @@ import pytest
 
 from live.namespaces import inside
 from live.routes import GATEWAY_PRIORITY, GATEWAY_TABLE, KernelPolicyRoutes
-from live.rtnetlink import Change, NextHop, RouteSocket, RouteSpec, RtnetlinkError, default_of
+from live.rtnetlink import (
+    MAIN_TABLE,
+    Change,
+    NextHop,
+    RouteSocket,
+    RouteSpec,
+    RtnetlinkError,
+    RuleAction,
+    RuleSpec,
+    default_of,
+)
 from sim.net.namespaces import ip_batch, run_in
 from tests.netns._lab import add_namespace, way_out
 
@@ -119,6 +129,34 @@ def test_routes_are_replaced_in_place_and_read_back_as_written(gateway: Path, ve
             assert kernel.routes(77777) == []
 
     inside(gateway, run)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_rules_are_read_back_as_written(gateway: Path, version: int) -> None:
+    wanted = [
+        RuleSpec(version=version, priority=1, table=5, input_interface="vlan"),
+        RuleSpec(version=version, priority=2, table=0x54470001, mark=0x54470001, mask=0xFFFFFFFF),
+        RuleSpec(version=version, priority=3, action=RuleAction.UNREACHABLE, mark=0x54470000, mask=0xFFFF0000),
+        RuleSpec(version=version, priority=4, action=RuleAction.BLACKHOLE),
+        RuleSpec(version=version, priority=5, table=254, source=VIPS[1 if version == 4 else 3]),
+    ]
+    with RouteSocket(gateway) as kernel:
+        kernel.apply(Change(rules=wanted))
+        kernel.apply(Change(rules=wanted))
+        assert kernel.rules() == wanted
+        kernel.apply(Change(old_rules=wanted))
+        kernel.apply(Change(old_rules=wanted))
+        assert kernel.rules() == []
+
+
+def test_others_routes_are_seen_when_asked_for(gateway: Path) -> None:
+    with RouteSocket(gateway) as kernel:
+        vlan = kernel.interfaces()["vlan"]
+        assert vlan == inside(gateway, lambda: socket.if_nametoindex("vlan"))
+        found = kernel.routes(MAIN_TABLE, protocol=None)
+        assert kernel.routes(MAIN_TABLE) == []
+    assert {str(route.destination) for route in found if route.interface == vlan} >= {"10.2.0.0/24", "fd02::/64"}
+    assert {str(hop.address) for route in found for hop in route.next_hops} == {"10.1.0.254", "fd01::254"}
 
 
 def test_what_the_kernel_refuses_is_named(gateway: Path) -> None:
