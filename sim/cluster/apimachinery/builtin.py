@@ -97,9 +97,9 @@ def _apps(types: Mapping[str, Schema]) -> tuple[Kind, ...]:
         _kind(types, "apps", "v1", "deployments", "Deployment", "deploy", columns=printers.DEPLOYMENT,
               rules=workload_rules.DEPLOYMENT, status=True, all_category=True, scale=True),
         _kind(types, "apps", "v1", "daemonsets", "DaemonSet", "ds", columns=printers.DAEMON_SET,
-              rules=workload_rules.WORKLOAD, status=True, all_category=True),
+              rules=workload_rules.DAEMON_SET, status=True, all_category=True),
         _kind(types, "apps", "v1", "replicasets", "ReplicaSet", "rs", columns=printers.REPLICA_SET,
-              rules=workload_rules.WORKLOAD, status=True, all_category=True, scale=True,
+              rules=workload_rules.REPLICA_SET, status=True, all_category=True, scale=True,
               fields=frozenset({"status.replicas"})),
     )  # fmt: skip
 

@@ -168,12 +168,12 @@ def _check_slice(obj: Json, old: Json | None) -> list[Cause]:
     causes: list[Cause] = []
     family = obj.get("addressType")
     for index, endpoint in enumerate(obj.get("endpoints") or []):
-        for position, address in enumerate(endpoint.get("addresses") or []):
+        for address in endpoint.get("addresses") or []:
             if family in ("IPv4", "IPv6") and not (_is_address(address) and (":" in address) == (family == "IPv6")):
                 text = f"must be an {family} address"
-                causes.append(problems.invalid_value(f"endpoints[{index}].addresses[{position}]", address, text))
+                causes.append(problems.invalid_value(f"endpoints[{index}].addresses", address, text))
     if old is not None and family != old.get("addressType"):
-        causes.append(problems.invalid_value("addressType", family, "field is immutable"))
+        return [problems.invalid_value("addressType", None, "field is immutable")]
     return causes
 
 
@@ -183,7 +183,7 @@ def _born_as_given(obj: Json) -> Json:
 
 
 SERVICE: Final = Rules(
-    fill=_fill_service, born=_service_born, check=_check_service, name_is="dns1035", answers_deleted_object=True,
+    fill=_fill_service, born=_service_born, check=_check_service, name_is="label", answers_deleted_object=True,
     replace_creates=True,
 )  # fmt: skip
 SECRET: Final = Rules(fill=_fill_secret, check=_check_secret)

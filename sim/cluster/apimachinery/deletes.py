@@ -97,7 +97,8 @@ def delete(writer: Writer, target: Target, options: DeleteOptions) -> tuple[Reco
     elif grace_s == 0 and not finalizers and not namespace_content:
         if options.dry_run:
             return record, True
-        return writer.store.remove(collection, target.key), True
+        last = {**record.obj, "metadata": {**meta, "deletionGracePeriodSeconds": 0}} if already else None
+        return writer.store.remove(collection, target.key, last), True
     if finalizers:
         meta["finalizers"] = finalizers
     else:
@@ -124,15 +125,19 @@ def _shortens(meta: Json, grace_s: int, options: DeleteOptions) -> bool:
 
 
 def _check_preconditions(target: Target, meta: Json, options: DeleteOptions) -> None:
+    why = ""
     if options.uid and options.uid != meta["uid"]:
-        raise target.conflict(
-            f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {meta['uid']}"
+        why = (
+            f"the UID in the precondition ({options.uid}) does not match the UID in record ({meta['uid']}). "
+            "The object might have been deleted and then recreated"
         )
-    if options.resource_version and options.resource_version != meta["resourceVersion"]:
-        raise target.conflict(
-            f"Precondition failed: ResourceVersion in precondition: {options.resource_version}, "
-            f"ResourceVersion in object meta: {meta['resourceVersion']}"
+    elif options.resource_version and options.resource_version != meta["resourceVersion"]:
+        why = (
+            f"the ResourceVersion in the precondition ({options.resource_version}) does not match the ResourceVersion in record "
+            f"({meta['resourceVersion']}). The object might have been modified"
         )
+    if why:
+        raise problems.conflict(target.kind.group, target.kind.kind, meta["name"], why)
 
 
 def _finalizers(meta: Json, propagation: str) -> list[str]:

@@ -159,7 +159,8 @@ def applied(live: Json | None, config: Json, schema: Schema, writer: Writer, *, 
     Source: merge/update.go, Updater.Apply.
 
     Raises:
-        StatusError: 409 with the fields that others own and `config` would change, unless `force`; 400 for a list without its keys.
+        StatusError: 409 with the fields that others own and `config` would change, unless `force`; 500, as the
+            real server has it, for a list without its keys.
     """
     if config.get("metadata", {}).get("managedFields"):
         raise bad_request("metadata.managedFields must be nil")
@@ -169,7 +170,10 @@ def applied(live: Json | None, config: Json, schema: Schema, writer: Writer, *, 
         mine = _ownable(typed.field_set(config, schema), writer)
         merged: Any = typed.merge(base, config, schema)
     except typed.ListKeyError as problem:
-        raise StatusError(400, "BadRequest", f"failed to create typed patch object: {problem}") from problem
+        meta = config.get("metadata", {})
+        kind = f"{config['apiVersion']}, Kind={config['kind']}"
+        where = f"{meta.get('namespace', '')}/{meta.get('name', '')}; {kind}"
+        raise StatusError(500, "", f"failed to create typed patch object ({where}): {problem}") from problem
     me = _Entry(
         manager=writer.name, operation=APPLY, api_version=writer.api_version, subresource=writer.subresource,
         time=writer.now, fields=mine,
@@ -200,9 +204,8 @@ def _refuse_conflicts(owners: _Owners, changed: FieldSet, me: tuple[str, str, st
             whom = f'conflict with "{entry.manager}"'
             if entry.subresource:
                 whom += f' with subresource "{entry.subresource}"'
-            whom += f" using {entry.api_version}"
-            if entry.operation == UPDATE and entry.time:
-                whom += f" at {entry.time}"
+            if entry.operation == UPDATE:
+                whom += f" using {entry.api_version}"
             conflicts += [(whom, path) for path in fieldset.paths(fieldset.intersection(entry.fields, changed))]
     if conflicts:
         raise apply_conflict(conflicts)

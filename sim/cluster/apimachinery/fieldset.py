@@ -84,14 +84,15 @@ def intersection(one: FieldSet, other: FieldSet) -> FieldSet:
 
 
 def paths(one: FieldSet, prefix: str = "") -> Iterator[str]:
-    """The members as text, as conflicts name them: ``.spec.containers[name="a"].image``."""
-    for element, node in one.items():
-        if element == ".":
-            continue
-        path = prefix + _shown(element)
+    """The members as text, as conflicts name them: ``.spec.containers[name="a"].image``; those of each level before those below."""
+    below = sorted(
+        ((_shown(element), node) for element, node in one.items() if element != "."), key=lambda pair: pair[0]
+    )
+    for shown, node in below:
         if is_member(node):
-            yield path
-        yield from paths(node, path)
+            yield prefix + shown
+    for shown, node in below:
+        yield from paths(node, prefix + shown)
 
 
 def _shown(element: str) -> str:

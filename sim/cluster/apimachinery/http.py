@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,7 +21,7 @@ from sim.cluster.apimachinery.reads import ListQuery, page, version_number
 from sim.cluster.apimachinery.requests import Route, encode
 from sim.cluster.apimachinery.store import ADDED, CompactedError
 from sim.cluster.apimachinery.watch import DEFAULT_TIMEOUT_S, Watch, error_line
-from sim.cluster.apimachinery.writes import Target, WriteOptions, Written
+from sim.cluster.apimachinery.writes import Target, WriteOptions, Written, undecodable
 
 _HEALTH: Final = ("/healthz", "/livez", "/readyz")
 _PATCHES: Final = (requests.JSON_PATCH, requests.MERGE_PATCH, requests.STRATEGIC_PATCH, requests.APPLY_PATCH)
@@ -56,6 +57,11 @@ class Service:
         except web.HTTPRequestEntityTooLarge:
             limit = "Request entity too large: limit is 3145728"
             return _refusal(StatusError(413, "RequestEntityTooLarge", limit))
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001  a fault of the server's own: told to the client and to the log, whole
+            self.log("fault of the server", path=request.path, trace=traceback.format_exc())
+            return _refusal(StatusError(500, "InternalError", f"Internal error occurred: {error!r}"))
 
     async def _strike(self, request: web.BaseRequest, faults: Faults) -> web.StreamResponse | None:
         verb = _verb(request, requests.route(request.path))
@@ -90,9 +96,11 @@ class Service:
         kind = self.cluster.registry.find(route.group, route.plural)
         version = kind.version(route.version) if kind is not None else None
         if kind is None or version is None:
+            if (route.group, route.version) in self.cluster.registry.group_versions():
+                raise problems.page_not_found()
             return web.Response(status=404, text="404 page not found\n")
         if not kind.namespaced and route.namespace is not None:
-            return web.Response(status=404, text="404 page not found\n")
+            raise problems.page_not_found()
         target = Target(
             kind=kind,
             version=version,
@@ -101,14 +109,14 @@ class Service:
             subresource=route.subresource,
         )
         if kind.namespaced and route.name and route.namespace is None:
-            return web.Response(status=404, text="404 page not found\n")
+            raise problems.page_not_found()
         return await self._operate(request, route, target)
 
     async def _operate(self, request: web.BaseRequest, route: Route, target: Target) -> web.StreamResponse:
         answers = Answers(target, requests.form(request.headers.get("Accept", "")), self.cluster.sources.now)
         known = [name for name, _, _ in discovery.subresources(target.kind, target.version)]
         if route.subresource and route.subresource not in known:
-            return web.Response(status=404, text="404 page not found\n")
+            raise problems.page_not_found()
         match _verb(request, route):
             case "get":
                 return self._get(request, target, answers)
@@ -256,16 +264,16 @@ class Service:
         agent = request.headers.get("User-Agent", "")
         return requests.write_options(request.query, agent, applies=applies, patches=patches)
 
-    async def _body(self, request: web.BaseRequest, options: WriteOptions, warnings: list[str]) -> Any:
+    async def _body(self, request: web.BaseRequest, target: Target, options: WriteOptions, warnings: list[str]) -> Any:
         media = requests.media_type(request.headers.get("Content-Type", "")) or requests.JSON
         if media not in (requests.JSON, requests.YAML):
             raise problems.unsupported_media_type((requests.JSON, requests.YAML))
         twice: list[str] | None = [] if "fieldValidation" in request.query else None
-        body = requests.parse_body(await request.read(), media, note_duplicates=twice)
+        body = requests.parse_body(await request.read(), media, target.kind.kind, note_duplicates=twice)
         if twice and options.validation != "Ignore":
             texts = [f'duplicate field "{name}"' for name in twice]
             if options.validation == "Strict":
-                raise problems.bad_request("strict decoding error: " + ", ".join(texts))
+                raise undecodable(target, "strict decoding error: " + ", ".join(texts))
             warnings += texts
         return body
 
@@ -275,7 +283,7 @@ class Service:
     async def _create(self, request: web.BaseRequest, target: Target, answers: Answers) -> web.StreamResponse:
         options = self._options(request)
         warnings: list[str] = []
-        body = await self._body(request, options, warnings)
+        body = await self._body(request, target, options, warnings)
         written = self.cluster.writer.create(target, body, options)
         written.warnings[:0] = warnings
         return self._written(answers, written)
@@ -283,7 +291,7 @@ class Service:
     async def _update(self, request: web.BaseRequest, target: Target, answers: Answers) -> web.StreamResponse:
         options = self._options(request)
         warnings: list[str] = []
-        body = await self._body(request, options, warnings)
+        body = await self._body(request, target, options, warnings)
         if target.subresource == "scale":
             return self._scaled(target, answers, lambda _: body, options)
         written = self.cluster.writer.replace(target, body, options)
@@ -293,11 +301,13 @@ class Service:
     async def _patch(self, request: web.BaseRequest, target: Target, answers: Answers) -> web.StreamResponse:
         media = requests.media_type(request.headers.get("Content-Type", ""))
         accepted = _CUSTOM_PATCHES if target.kind.custom else _PATCHES
+        if media not in _PATCHES:
+            raise StatusError(415, "UnsupportedMediaType", "415: Unsupported Media Type", details={})
         if media not in accepted:
             raise problems.unsupported_media_type(accepted)
         applies = media == requests.APPLY_PATCH
         options = self._options(request, applies=applies, patches=True)
-        body = requests.parse_body(await request.read(), media)
+        body = requests.parse_body(await request.read(), media, target.kind.kind)
         if applies and target.subresource != "scale":
             return self._written(answers, self.cluster.writer.apply(target, body, options))
         if not applies and media != requests.JSON_PATCH and not isinstance(body, dict):
@@ -314,8 +324,8 @@ class Service:
                 if problem.malformed:
                     raise problems.bad_request(f"error decoding patch: {problem}") from problem
                 message = "the server rejected our request due to an error in our request"
-                causes = {"causes": [{"reason": "UnexpectedServerResponse", "message": str(problem)}]}
-                raise StatusError(422, "Invalid", message, details=causes) from problem
+                self.log("patch does not fit", path=request.path, why=str(problem))
+                raise StatusError(422, "Invalid", message, details={}) from problem
 
         if target.subresource == "scale":
             return self._scaled(target, answers, change, options)
@@ -324,15 +334,14 @@ class Service:
     def _scaled(
         self, target: Target, answers: Answers, change: Callable[[Json], Json], options: WriteOptions
     ) -> web.StreamResponse:
-        whole = Target(kind=target.kind, version=target.version, namespace=target.namespace, name=target.name)
         written = self.cluster.writer.patch(
-            whole, lambda old: subobjects.with_scale(old, change(subobjects.scale_of(old))), options
+            target, lambda old: subobjects.with_scale(old, change(subobjects.scale_of(old))), options
         )
         return answers.json(subobjects.scale_of(written.record.obj))
 
     async def _bind(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         options = self._options(request)
-        body = await self._body(request, options, [])
+        body = await self._body(request, target, options, [])
         writer = self.cluster.writer
         record = writer.current(target)
         pod = subobjects.bound(record.obj, body if isinstance(body, dict) else {}, self.cluster.sources.timestamp())
@@ -345,7 +354,7 @@ class Service:
         media = requests.media_type(request.headers.get("Content-Type", "")) or requests.JSON
         if raw and media not in (requests.JSON, requests.YAML):
             raise problems.unsupported_media_type((requests.JSON, requests.YAML))
-        body = requests.parse_body(raw, media) if raw else None
+        body = requests.parse_body(raw, media, "DeleteOptions") if raw else None
         return deletes.options_of(body, lambda name: request.query.get(name, ""))
 
     async def _delete(self, request: web.BaseRequest, target: Target, answers: Answers) -> web.StreamResponse:
@@ -373,7 +382,7 @@ def _verb(request: web.BaseRequest, route: Route | None) -> str:
     """What the request does, in the words of RBAC."""
     named = route is not None and bool(route.name)
     match request.method:
-        case "GET" | "HEAD":
+        case "GET":
             if not (route is not None and route.subresource) and requests.truth(request.query, "watch"):
                 return "watch"
             return "get" if named else "list"

@@ -113,7 +113,9 @@ class Listening:
             raise problems.page_not_found()
         match request.method:
             case "POST":
-                fault = faults.parse(requests.parse_body(await request.read(), requests.JSON), time.monotonic())
+                fault = faults.parse(
+                    requests.parse_body(await request.read(), requests.JSON, "Fault"), time.monotonic()
+                )
                 self.log("fault asked for", **fault.shown(time.monotonic()))
                 self._start(fault, request)
             case "DELETE":

@@ -27,11 +27,6 @@ _NAMES: Final = {
         "an alphanumeric character (e.g. 'example.com', regex used for validation is "
         r"'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"),
     ),
-    "dns1035": (
-        re.compile("[a-z]([-a-z0-9]*[a-z0-9])?"), 63,
-        ("a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with "
-        "an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"),
-    ),
     "path": (re.compile(r"(?!\.\.?$)[^/%]+"), 253, "may not be '.' or '..' and may not contain '/' or '%'"),
 }  # fmt: skip
 _STANDARD_FINALIZERS: Final = ("kubernetes", "orphan", "foregroundDeletion")
@@ -47,10 +42,10 @@ def check(metadata: Json, name_is: str) -> list[Cause]:
             causes += _check_key(f"metadata.{field}", key if field == "labels" else key.lower())
             if field == "labels" and (len(value) > 63 or not _LABEL_VALUE.fullmatch(value)):
                 causes.append(problems.invalid_value("metadata.labels", value, _LABEL_VALUE_TEXT))
-    for finalizer in metadata.get("finalizers") or []:
+    for index, finalizer in enumerate(metadata.get("finalizers") or []):
         if finalizer not in _STANDARD_FINALIZERS and "/" not in finalizer:
             text = "name is neither a standard finalizer name nor is it fully qualified"
-            causes.append(problems.invalid_value("metadata.finalizers", finalizer, text))
+            causes.append(problems.invalid_value(f"metadata.finalizers[{index}]", finalizer, text))
     controllers = [one for one in metadata.get("ownerReferences") or [] if one.get("controller")]
     if len(controllers) > 1:
         text = "Only one reference can have Controller set to true"

@@ -12,7 +12,8 @@ A line ``Port = int32 1..65535`` names a type with its flags.
 
 Types: string int32 int64 bool number time any, intstr (integer or string), [T] a list, {T} a map, or the name of another type, which
 may be declared later. Flags: ``map:keys``, ``set`` and ``atomic`` say how server-side apply merges; ``merge:key`` and ``merge`` how a
-strategic merge patch does; ``retain`` its retainKeys; ``=JSON-or-word`` is a default; ``1..65535`` a range; ``max:16`` and ``min:1``
+strategic merge patch does; ``retain`` its retainKeys; ``keep`` an
+empty list is not dropped; ``=JSON-or-word`` is a default; ``1..65535`` a range; ``max:16`` and ``min:1``
 bound a list or a string; ``enum:A|B``; ``re:PATTERN`` (last on its line). A type with ``...`` keeps unknown fields.
 """
 
@@ -114,7 +115,8 @@ def _field(kind: str, flags: str, declared: Mapping[str, tuple[str, list[str]]],
 def _flagged(schema: Schema, flag: str) -> Schema:
     key, _, argument = flag.partition(":")
     if flag[0] == "=":
-        return replace(schema, default=_word(flag[1:]), has_defaults=True)
+        value = _word(flag[1:])
+        return replace(schema, default=value, has_defaults=True, nullable=schema.nullable or value is None)
     if bounds := _RANGE.match(flag):
         low, high = bounds.groups()
         return replace(schema, minimum=int(low) if low else None, maximum=int(high) if high else None)
@@ -127,6 +129,8 @@ def _flagged(schema: Schema, flag: str) -> Schema:
             return replace(schema, list_type="map", list_keys=tuple(argument.split(",")))
         case "merge":
             return replace(schema, merge_key=argument)
+        case "keep":
+            return replace(schema, keep_empty=True)
         case "retain":
             return replace(schema, retain_keys=True)
         case "enum":

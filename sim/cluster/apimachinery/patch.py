@@ -160,42 +160,47 @@ def strategic_merge(target: Any, patch: Any, schema: Schema) -> Any:
     if retained is not None:
         result = {name: value for name, value in result.items() if name in retained}
     for name, value in patch.items():
+        if name.startswith("$setElementOrder/") and name.partition("/")[2] not in patch:
+            name, value = name.partition("/")[2], []
+            if not isinstance(result.get(name), list):
+                continue
         if name.startswith("$"):
             continue
         child = schema.child(name) or ANY
         if value is None:
             result.pop(name, None)
         elif isinstance(value, list):
-            result[name] = _merge_list(result.get(name), value, child)
+            result[name] = _merge_list(result.get(name), value, child, patch.get(f"$setElementOrder/{name}"))
         else:
             result[name] = strategic_merge(result.get(name), value, child)
     _delete_primitives(result, patch)
-    _order_lists(result, patch, schema)
     return result
 
 
-def _merge_list(target: Any, patch: list[Any], schema: Schema) -> list[Any]:
+def _merge_list(target: Any, patch: list[Any], schema: Schema, order: list[Any] | None) -> list[Any]:
     key = schema.merge_key
     old = list(target) if isinstance(target, list) else []
     if key is None:
         return [one for one in patch if not (isinstance(one, dict) and "$patch" in one)]
     if key == "":
-        return old + [one for one in patch if one not in old]
+        merged = old + [one for one in patch if one not in old]
+        return _ordered(merged, patch if order is None else order, old, key)
     items = schema.items or ANY
     if {"$patch": "replace"} in patch:
         return [one for one in patch if one != {"$patch": "replace"}]
+    merged = list(old)
     for one in patch:
         if not isinstance(one, dict) or key not in one:
             raise PatchError(f"map: {one} does not contain declared merge key: {key}")
-        at = next((index for index, mine in enumerate(old) if mine.get(key) == one[key]), None)
+        at = next((index for index, mine in enumerate(merged) if mine.get(key) == one[key]), None)
         if one.get("$patch") == "delete":
             if at is not None:
-                del old[at]
+                del merged[at]
         elif at is not None:
-            old[at] = strategic_merge(old[at], one, items)
+            merged[at] = strategic_merge(merged[at], one, items)
         else:
-            old.append(strategic_merge({}, one, items))
-    return old
+            merged.append(strategic_merge({}, one, items))
+    return _ordered(merged, patch if order is None else order, old, key)
 
 
 def _delete_primitives(result: Json, patch: Json) -> None:
@@ -205,22 +210,24 @@ def _delete_primitives(result: Json, patch: Json) -> None:
             result[field] = [one for one in result.get(field) or [] if one not in values]
 
 
-def _order_lists(result: Json, patch: Json, schema: Schema) -> None:
-    """Items named by ``$setElementOrder`` come in its order; the others keep their places after the item before them."""
-    for name, order in patch.items():
-        if not name.startswith("$setElementOrder/"):
-            continue
-        field = name.partition("/")[2]
-        values = result.get(field)
-        if not isinstance(values, list):
-            continue
-        key = (schema.child(field) or ANY).merge_key
-        wanted = [one.get(key) if isinstance(one, dict) else one for one in order]
-        named = [one for one in values if _identity(one, key) in wanted]
-        named.sort(key=lambda one: wanted.index(_identity(one, key)))
-        ordered = iter(named)
-        result[field] = [next(ordered) if _identity(one, key) in wanted else one for one in values]
+def _ordered(merged: list[Any], patch: list[Any], server: list[Any], key: str) -> list[Any]:
+    """The items of the patch in its order, and between them those that only the server has, by the server's order.
+
+    Source: apimachinery pkg/util/strategicpatch/patch.go, normalizeElementOrder and mergeSortedSlice.
+    """
+    wanted = [_identity(one, key) for one in patch]
+    places = [_identity(one, key) for one in server]
+    right = sorted(
+        (one for one in merged if _identity(one, key) in wanted), key=lambda one: wanted.index(_identity(one, key))
+    )
+    left = [one for one in merged if _identity(one, key) not in wanted]
+    result: list[Any] = []
+    while left and right:
+        mine, theirs = _identity(left[0], key), _identity(right[0], key)
+        before = mine in places and theirs in places and places.index(mine) < places.index(theirs)
+        result.append(left.pop(0) if before else right.pop(0))
+    return result + left + right
 
 
-def _identity(item: Any, key: str | None) -> Any:
+def _identity(item: Any, key: str) -> Any:
     return item.get(key) if isinstance(item, dict) else item

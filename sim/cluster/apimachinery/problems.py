@@ -116,8 +116,8 @@ def unsupported_media_type(accepted: Iterable[str]) -> StatusError:
 
 
 def not_acceptable(accepted: Iterable[str]) -> StatusError:
-    message = "only the following media types are accepted: " + ", ".join(accepted)
-    return StatusError(406, "NotAcceptable", message)
+    message = "406: Not Acceptable\n\nAvailable representations: " + ", ".join(accepted)
+    return StatusError(406, "NotAcceptable", message, details={})
 
 
 def unauthorized() -> StatusError:
@@ -130,7 +130,7 @@ def expired(message: str) -> StatusError:
 
 def version_too_large(asked: int, current: int) -> StatusError:
     """A list at a version that does not exist yet: 504, try again in a second."""
-    message = f"Too large resource version: {asked}, current: {current}"
+    message = f"Timeout: Too large resource version: {asked}, current: {current}"
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     return StatusError(504, "Timeout", message, details={"causes": [cause], "retryAfterSeconds": 1})
 

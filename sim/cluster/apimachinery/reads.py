@@ -94,7 +94,7 @@ def version_number(text: str) -> int:
     """
     if not text.isdigit():
         cause = problems.invalid_value("resourceVersion", text, f'strconv.ParseUint: parsing "{text}": invalid syntax')
-        raise problems.bad_request(str(cause).replace("resourceVersion: ", "", 1))
+        raise problems.bad_request(f"invalid resource version: {cause}")
     return int(text)
 
 
@@ -109,4 +109,4 @@ def _token(text: str) -> tuple[int, Name]:
         namespace, name = token["start"]
         return int(token["rv"]), (str(namespace), str(name))
     except (binascii.Error, ValueError, KeyError, TypeError) as error:
-        raise problems.bad_request(f"continue key is not valid: {error}") from error
+        raise problems.bad_request(f"invalid continue token: continue key is not valid: {error}") from error

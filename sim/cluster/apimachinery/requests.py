@@ -94,8 +94,14 @@ def media_type(header: str) -> str:
     return header.partition(";")[0].strip().lower()
 
 
-def parse_body(raw: bytes, media: str, *, note_duplicates: list[str] | None = None) -> Any:
-    """The value of a body. The paths of fields that are given twice are appended to `note_duplicates`.
+class _Twice(dict[str, Any]):
+    """An object with fields that were given twice."""
+
+    names: tuple[str, ...] = ()
+
+
+def parse_body(raw: bytes, media: str, kind: str, *, note_duplicates: list[str] | None = None) -> Any:
+    """The value of a body that should hold a `kind`. The paths of fields that are given twice are appended to `note_duplicates`.
 
     Raises:
         StatusError: 400 when it cannot be read.
@@ -105,17 +111,36 @@ def parse_body(raw: bytes, media: str, *, note_duplicates: list[str] | None = No
     try:
         if note_duplicates is None:
             return json.loads(raw)
-        return json.loads(raw, object_pairs_hook=lambda pairs: _noting(pairs, note_duplicates))
+        value = json.loads(raw, object_pairs_hook=_noting)
+        _find_duplicates(value, "", note_duplicates)
     except (ValueError, RecursionError) as error:
-        raise problems.bad_request(f"couldn't get version/kind; json parse error: {error}") from error
+        shown = raw[:200].decode(errors="replace") or "<empty>"
+        raise problems.bad_request(
+            f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: "
+            f"{error} ({shown})"
+        ) from error
+    return value
 
 
-def _noting(pairs: list[tuple[str, Any]], duplicates: list[str]) -> Json:
+def _noting(pairs: list[tuple[str, Any]]) -> Json:
     result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        duplicates += sorted({name for name in names if names.count(name) > 1})
-    return result
+    if len(result) == len(pairs):
+        return result
+    names = [name for name, _ in pairs]
+    marked = _Twice(result)
+    marked.names = tuple(sorted({name for name in names if names.count(name) > 1}))
+    return marked
+
+
+def _find_duplicates(value: Any, path: str, out: list[str]) -> None:
+    if isinstance(value, dict):
+        if isinstance(value, _Twice):
+            out += [f"{path}{name}" for name in value.names]
+        for name, inner in value.items():
+            _find_duplicates(inner, f"{path}{name}.", out)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _find_duplicates(inner, f"{path.rstrip('.')}[{index}].", out)
 
 
 def _parse_yaml(raw: bytes) -> Any:

@@ -63,6 +63,8 @@ class Schema:
     merge_key: str | None = None
     """Strategic merge patch: None replaces the list, a name merges items by that key, "" merges a list of primitives."""
     retain_keys: bool = False
+    keep_empty: bool = False
+    """A list of a built-in kind that is written even when it is empty."""
     has_defaults: bool = False
 
     @property
@@ -154,7 +156,8 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How an object is brought into its stored form: nulls dropped as absent (built-in kinds), defaults filled in or not."""
+    """How an object is brought into its stored form: nulls and empty lists and maps dropped as absent (built-in kinds: Go types say
+    ``omitempty``), defaults filled in or not."""
 
     drop_null: bool
     defaults: bool = True
@@ -200,6 +203,9 @@ def _normalise_object(value: Json, schema: Schema, form: Form, unknown: list[str
             continue
         if isinstance(inner, (dict, list)):
             normal = normalise(inner, child, form, unknown, f"{path}.{name}" if path else name)
+            if form.drop_null and not normal and not child.keep_empty and (child.items or child.additional):
+                same = False
+                continue
             same = same and normal is inner
             result[name] = normal
         else:

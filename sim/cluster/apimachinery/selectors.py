@@ -6,7 +6,7 @@ Source: kubernetes.io/docs/concepts/overview/working-with-objects/labels and /fi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from sim.cluster.apimachinery.problems import Json, bad_request
@@ -104,7 +104,7 @@ def _expression(expression: Json, labels: Mapping[str, str]) -> bool:
             return key not in labels
 
 
-def field_selector(text: str, known: Iterable[str]) -> Test:
+def field_selector(text: str, known: Collection[str]) -> Test:
     """The test of a field selector: ``metadata.name=a,status.phase!=Failed``. `known` are the fields that the kind can be selected by.
 
     Raises:
@@ -114,7 +114,10 @@ def field_selector(text: str, known: Iterable[str]) -> Test:
     for part in filter(None, (one.strip() for one in text.split(","))):
         path, operator, value = _field_requirement(part)
         if path not in known:
-            raise bad_request(f"field label not supported: {path}")
+            if len(known) > 2:
+                raise bad_request(f"field label not supported: {path}")
+            listed = ", ".join(f'"{one}"' for one in sorted(known))
+            raise bad_request(f'"{path}" is not a known field selector: only {listed}')
         tests.append(_field_test(path.split("."), operator, value))
     if not tests:
         return everything
@@ -140,7 +143,7 @@ def _field_test(path: list[str], operator: str, value: str) -> Test:
     return holds
 
 
-def both(labels: str, fields: str, known: Iterable[str]) -> Test | None:
+def both(labels: str, fields: str, known: Collection[str]) -> Test | None:
     """The test of both selectors, None when there is none.
 
     Raises:

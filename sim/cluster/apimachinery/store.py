@@ -115,7 +115,7 @@ class Store:
         """The collection of a resource; made when it is not there yet."""
         found = self.collections.get((group, plural))
         if found is None:
-            found = self.collections[group, plural] = Collection(group, plural, oldest=self.version)
+            found = self.collections[group, plural] = Collection(group, plural)
         return found
 
     def put(self, collection: Collection, name: Name, obj: Json) -> Record:

@@ -16,7 +16,16 @@ Json = dict[str, Any]
 
 
 class ListKeyError(Exception):
-    """An item of a list that is merged by key has no key, or two have the same; `path` is relative to the list."""
+    """An item of a list that is merged by key has no key, or two have the same. `path` leads to the list, ``.spec.ports``."""
+
+    def __init__(self, why: str, path: str = "") -> None:
+        super().__init__(f"{path}: {why}" if path else why)
+        self.why = why
+        self.path = path
+
+    def within(self, element: str) -> ListKeyError:
+        """The same, seen from what holds the path so far."""
+        return ListKeyError(self.why, element + self.path)
 
 
 def granular_items(value: Any, schema: Schema) -> bool:
@@ -54,8 +63,8 @@ def element_of(item: Any, schema: Schema) -> str:
         keys[key] = value
     if not keys:
         raise ListKeyError(
-            "associative list with keys has an element that omits key field "
-            f'"{schema.list_keys[0]}" (and doesn\'t have default value)'
+            f"associative list with keys has an element that omits all key fields {json.dumps(list(schema.list_keys))} "
+            "(and doesn't have default values for any key fields)"
         )
     return "k:" + json.dumps(keys, separators=(",", ":"), ensure_ascii=False)
 
@@ -66,7 +75,10 @@ def field_set(value: Any, schema: Schema) -> FieldSet:
         below: FieldSet = {}
         for name, inner in value.items():
             child = child_schema(schema, name)
-            node = field_set(inner, child)
+            try:
+                node = field_set(inner, child)
+            except ListKeyError as error:
+                raise error.within(f".{name}") from error
             leaf = inner is None or inner == {}
             if not node and not leaf and not _is_leaf(inner, child):
                 continue
@@ -77,8 +89,19 @@ def field_set(value: Any, schema: Schema) -> FieldSet:
     if granular_items(value, schema):
         items = schema.items or ANY
         result: FieldSet = {}
-        for one in value:
-            result[element_of(one, schema)] = make(True, _without_self(field_set(one, items))) or {}
+        for index, one in enumerate(value):
+            try:
+                element = element_of(one, schema)
+            except ListKeyError as error:
+                raise ListKeyError(f"element {index}: {error.why}") from error
+            if element in result:
+                keys = (
+                    ",".join(f"{key}={json.dumps(text)}" for key, text in json.loads(element[2:]).items())
+                    if element[0] == "k"
+                    else element[2:]
+                )
+                raise ListKeyError(f"duplicate entries for key [{keys}]")
+            result[element] = make(True, _without_self(field_set(one, items))) or {}
         return result
     return {}
 
@@ -120,8 +143,6 @@ def _merge_lists(live: list[Any], config: list[Any], schema: Schema) -> list[Any
     items = schema.items or ANY
     left, by_left = _indexed(live, schema)
     right, by_right = _indexed(config, schema)
-    if len(by_right) != len(right):
-        raise ListKeyError("duplicate entries for key " + next(one for one in right if right.count(one) > 1)[2:])
     shared = [element for element in right if element in by_left]
     next_shared = 0
     result: list[Any] = []

@@ -6,6 +6,7 @@ Source: kube-openapi pkg/validation/validate, apiextensions-apiserver pkg/apiser
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, Final
 
 from sim.cluster.apimachinery import problems
@@ -36,6 +37,15 @@ def validate(value: Any, schema: Schema, path: str = "") -> list[Cause]:
     causes: list[Cause] = []
     _check(value, schema, path, causes)
     return causes
+
+
+def in_builtin_words(cause: Cause) -> Cause:
+    """The same cause as the validation of built-in kinds, which is not made from a schema, says it."""
+    value, found, rest = cause.detail.partition(f": {cause.field} in body should be ")
+    if not found:
+        return cause
+    port = cause.field.lower().endswith("port") and rest.endswith((" 65535", " 1"))
+    return replace(cause, detail=f"{value}: must be " + ("between 1 and 65535, inclusive" if port else rest))
 
 
 def _body(path: str) -> str:
@@ -86,6 +96,9 @@ def _check_object(value: dict[str, Any], schema: Schema, path: str, out: list[Ca
     out += [problems.required(prefix + name) for name in schema.required if name not in value]
     properties, additional = schema.properties, schema.additional
     for name, inner in value.items():
+        if inner is None and name in schema.required and not properties.get(name, schema).nullable:
+            out.append(problems.required(prefix + name))
+            continue
         child = properties.get(name) or additional
         if child is not None:
             _check(inner, child, prefix + name if name in properties else f"{path}.{name}", out)
@@ -110,6 +123,11 @@ def _check_list(value: list[Any], schema: Schema, path: str, out: list[Cause]) -
         out.append(problems.invalid_value(path, value, f"{_body(path)} shouldn't contain duplicates"))
     if schema.list_type == "set":
         _check_duplicates(value, [problems.shown(one) for one in value], path, out)
+    elif schema.list_type == "map" and schema.merge_key is not None and len(schema.list_keys) == 1:
+        # Built-in kinds name the key that is there twice, CRDs the item.
+        key = schema.list_keys[0]
+        values = [one.get(key) if isinstance(one, dict) else one for one in value]
+        _check_duplicates(values, [problems.shown(one) for one in values], path, out, f".{key}")
     elif schema.list_type == "map":
         keys = [_keys_of(one, schema) for one in value]
         _check_duplicates(keys, [problems.shown(one) for one in keys], path, out)
@@ -121,33 +139,33 @@ def _keys_of(item: Any, schema: Schema) -> Any:
     return {key: item[key] for key in schema.list_keys if key in item}
 
 
-def _check_duplicates(values: list[Any], texts: list[str], path: str, out: list[Cause]) -> None:
+def _check_duplicates(values: list[Any], texts: list[str], path: str, out: list[Cause], key: str = "") -> None:
     seen: set[str] = set()
     for index, text in enumerate(texts):
         if text in seen:
-            out.append(problems.duplicate(f"{path}[{index}]", values[index]))
+            out.append(problems.duplicate(f"{path}[{index}]{key}", values[index]))
         seen.add(text)
 
 
 def _check_string(value: str, schema: Schema, path: str, out: list[Cause]) -> None:
+    """Tells the first misfit only, as the real server does."""
     if schema.max_length is not None and len(value) > schema.max_length:
         out.append(problems.too_long(path, schema.max_length))
-    if schema.min_length is not None and len(value) < schema.min_length:
+    elif schema.min_length is not None and len(value) < schema.min_length:
         text = f"{_body(path)} should be at least {schema.min_length} chars long"
         out.append(problems.invalid_value(path, value, text))
-    if schema.pattern is not None and schema.pattern.search(value) is None:
+    elif schema.pattern is not None and schema.pattern.search(value) is None:
         text = f"{_body(path)} should match '{schema.pattern_text}'"
         out.append(problems.invalid_value(path, value, text))
-    if schema.format == "date-time" and not _DATE_TIME.match(value):
-        out.append(problems.invalid_value(path, value, f'{_body(path)} must be of type date-time: "{value}"'))
+    elif schema.format == "date-time" and not _DATE_TIME.match(value):
+        out.append(problems.wrong_type(path, value, f'{_body(path)} must be of type date-time: "{value}"'))
 
 
 def _check_number(value: float, schema: Schema, path: str, out: list[Cause]) -> None:
     bounds = _INT_RANGES.get(schema.format) if schema.type == "integer" else None
     if bounds is not None and not bounds[0] <= value <= bounds[1]:
         text = f"Checked value must be of type {schema.type} with format {schema.format} in {path}"
-        out.append(problems.invalid_value(path, value, text))
-        return
+        out.append(problems.invalid_value("<nil>", "", text))
     low, high = schema.minimum, schema.maximum
     if low is not None and (value < low or (schema.exclusive_minimum and value == low)):
         how = "greater than" if schema.exclusive_minimum else "greater than or equal to"

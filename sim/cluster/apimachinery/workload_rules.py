@@ -6,6 +6,7 @@ pkg/apis/core/validation/validation.go.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from sim.cluster.apimachinery import problems
@@ -21,8 +22,14 @@ _MAY_CHANGE: Final = (
 )
 
 
-def _filled_pod_spec(spec: Json) -> Json:
-    """A copy of a PodSpec with the defaults that depend on other fields."""
+_TOLERATIONS: Final = tuple(
+    {"key": f"node.kubernetes.io/{why}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+    for why in ("not-ready", "unreachable")
+)
+
+
+def _filled_template(spec: Json) -> Json:
+    """A copy of a PodSpec with the defaults that depend on other fields, as far as templates get them."""
     spec = copied(spec)
     host_network = bool(spec.get("hostNetwork"))
     for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
@@ -36,16 +43,21 @@ def _filled_pod_spec(spec: Json) -> Json:
         for port in container.get("ports") or []:
             if host_network and "hostPort" not in port:
                 port["hostPort"] = port.get("containerPort")
-        resources = container.get("resources") or {}
-        for name, limit in (resources.get("limits") or {}).items():
-            resources.setdefault("requests", {}).setdefault(name, limit)
     if spec.get("serviceAccountName") or spec.get("serviceAccount"):
         spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or spec["serviceAccount"]
     return spec
 
 
 def _fill_pod(obj: Json) -> Json:
-    return {**obj, "spec": _filled_pod_spec(obj["spec"])} if isinstance(obj.get("spec"), dict) else obj
+    if not isinstance(obj.get("spec"), dict):
+        return obj
+    spec = _filled_template(obj["spec"])
+    spec.setdefault("enableServiceLinks", True)
+    for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
+        resources = container.get("resources") or {}
+        for name, limit in (resources.get("limits") or {}).items():
+            resources.setdefault("requests", {}).setdefault(name, limit)
+    return {**obj, "spec": spec}
 
 
 def _fill_workload(obj: Json) -> Json:
@@ -55,7 +67,7 @@ def _fill_workload(obj: Json) -> Json:
     spec = dict(spec)
     template = spec.get("template")
     if isinstance(template, dict) and isinstance(template.get("spec"), dict):
-        spec["template"] = {**template, "spec": _filled_pod_spec(template["spec"])}
+        spec["template"] = {**template, "spec": _filled_template(template["spec"])}
     for name, defaults in (
         ("strategy", {"maxUnavailable": "25%", "maxSurge": "25%"}),
         ("updateStrategy", {"maxUnavailable": 1, "maxSurge": 0}),
@@ -64,6 +76,10 @@ def _fill_workload(obj: Json) -> Json:
         if isinstance(strategy, dict) and strategy.get("type") == "RollingUpdate":
             spec[name] = {**strategy, "rollingUpdate": {**defaults, **(strategy.get("rollingUpdate") or {})}}
     return {**obj, "spec": spec}
+
+
+def _born_with(status: Json) -> Callable[[Json], Json]:
+    return lambda obj: {**obj, "status": dict(status)}
 
 
 def quality_of_service(spec: Json) -> str:
@@ -79,8 +95,13 @@ def quality_of_service(spec: Json) -> str:
 
 
 def _pod_born(obj: Json) -> Json:
-    spec = obj.get("spec") or {}
-    return {**obj, "status": {"phase": "Pending", "qosClass": quality_of_service(spec)}}
+    """What admission and the registry add. Source: plugin/pkg/admission/{priority,defaulttolerationseconds}."""
+    spec = {"priority": 0, "preemptionPolicy": "PreemptLowerPriority", **(obj.get("spec") or {})}
+    own = spec.get("tolerations") or []
+    tolerated = {one.get("key") for one in own if one.get("effect") in (None, "", "NoExecute")}
+    if None not in tolerated:
+        spec["tolerations"] = [*own, *(dict(one) for one in _TOLERATIONS if one["key"] not in tolerated)]
+    return {**obj, "spec": spec, "status": {"phase": "Pending", "qosClass": quality_of_service(spec)}}
 
 
 def _changeable(spec: Json) -> Json:
@@ -104,9 +125,10 @@ def _check_workload(obj: Json, old: Json | None) -> list[Cause]:
     causes: list[Cause] = []
     spec = obj.get("spec") or {}
     selector, template = spec.get("selector"), spec.get("template") or {}
-    if not isinstance(selector, dict):
-        return causes
     labels = (template.get("metadata") or {}).get("labels") or {}
+    if not isinstance(selector, dict):
+        text = "`selector` does not match template `labels`"
+        return [problems.invalid_value("spec.template.metadata.labels", labels or None, text)]
     if not selector.get("matchLabels") and not selector.get("matchExpressions"):
         text = "empty selector is invalid for deployment"
         causes.append(
@@ -138,5 +160,17 @@ POD: Final = Rules(
     grace_period_s=_pod_grace_period_s,
     answers_deleted_object=True,
 )
-DEPLOYMENT: Final = Rules(fill=_fill_workload, check=_check_workload, generation=("spec", "annotations"))
-WORKLOAD: Final = Rules(fill=_fill_workload, check=_check_workload, generation=("spec",))
+DEPLOYMENT: Final = Rules(
+    fill=_fill_workload, born=_born_with({}), check=_check_workload, generation=("spec", "annotations")
+)
+REPLICA_SET: Final = Rules(
+    fill=_fill_workload, born=_born_with({"replicas": 0}), check=_check_workload, generation=("spec",)
+)
+DAEMON_SET: Final = Rules(
+    fill=_fill_workload,
+    born=_born_with(
+        {"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}
+    ),
+    check=_check_workload,
+    generation=("spec",),
+)

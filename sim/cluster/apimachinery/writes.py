@@ -133,7 +133,7 @@ class Writer:
             raise target.missing()
         if not given and rules.replace_needs_version:
             cause = problems.invalid_value("metadata.resourceVersion", 0, "must be specified for an update")
-            raise target.invalid(target.name, [replace(cause, detail=cause.detail.replace("0:", "0x0:", 1))])
+            raise problems.invalid(target.kind.plural, target.kind.group, target.name, [cause])
         return self.update(target, record, obj, options, warnings)
 
     def patch(self, target: Target, change: Callable[[Json], Any], options: WriteOptions) -> Written:
@@ -146,7 +146,14 @@ class Writer:
         old = at_version(record.obj, target.api_version)
         body = change(old)
         warnings: list[str] = []
-        obj = decode(target, body, options, warnings)
+        try:
+            obj = decode(target, body, options, warnings)
+        except StatusError as error:
+            if target.kind.custom or "cannot unmarshal" not in error.message:
+                raise
+            # The real server shows the whole object here; the part that matters comes last.
+            why = error.message.partition(": ")[2]
+            raise problems.invalid("", "", "", [problems.invalid_value("patch", "...", why)]) from error
         if obj["metadata"].get("name", target.name) != target.name:
             cause = problems.invalid_value("metadata.name", obj["metadata"]["name"], "field is immutable")
             raise target.invalid(target.name, [cause])
@@ -272,8 +279,11 @@ class Writer:
         old = at_version(record.obj, target.api_version)
         meta, was = new["metadata"], old["metadata"]
         if meta.get("uid", was["uid"]) != was["uid"]:
-            why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {was['uid']}"
-            raise target.conflict(why)
+            key = "/".join(filter(None, ("/registry", target.kind.plural, target.namespace, target.name)))
+            raise target.conflict(
+                f"StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: "
+                f"UID in precondition: {meta['uid']}, UID in object meta: {was['uid']}"
+            )
         if meta.get("resourceVersion", was["resourceVersion"]) not in (was["resourceVersion"], ""):
             raise target.conflict()
         new = self._combined(target, old, new)
@@ -334,10 +344,20 @@ class Writer:
         causes = metadata.check(obj["metadata"], kind.rules.name_is)
         if old is not None:
             causes += metadata.check_update(obj["metadata"], old["metadata"])
-        causes += validation.validate(obj, target.version.schema)
+        misfits = validation.validate(obj, target.version.schema)
+        causes += [_in_words_of(target, cause) for cause in misfits]
         causes += kind.rules.check(obj, old)
         if causes:
             raise target.invalid(obj["metadata"].get("name", ""), causes)
+
+
+def _in_words_of(target: Target, cause: Cause) -> Cause:
+    if not target.kind.custom:
+        return validation.in_builtin_words(cause)
+    if target.subresource == "status":
+        # The real server validates a status on its own, and says so.
+        return replace(cause, detail=cause.detail.replace(f"{cause.field} in body", f"{cause.field[7:]} in body"))
+    return cause
 
 
 def at_version(obj: Json, api_version: str) -> Json:
@@ -351,7 +371,7 @@ def _stored_form(kind: Kind, obj: Json) -> Json:
 
 def _next_generation(target: Target, old: Json, new: Json) -> Json:
     watched = target.kind.rules.generation
-    if not watched or target.subresource:
+    if not watched or target.subresource == "status":
         return new
     if watched == ("*",):
         names = (set(old) | set(new)) - {"metadata", "apiVersion", *(("status",) if target.version.status else ())}
@@ -377,24 +397,21 @@ def decode(target: Target, body: Any, options: WriteOptions, warnings: list[str]
     """
     kind = target.kind
     if not isinstance(body, dict):
+        found = validation.type_of(body)
         raise problems.bad_request(
-            f"the object provided is unrecognized (must be of type {kind.kind}): found {problems.shown(body)[:80]}"
+            f"the object provided is unrecognized (must be of type {kind.kind}): couldn't get version/kind; json parse error: "
+            f"cannot unmarshal {found} ({problems.shown(body)[:80]})"
         )
-    found_version, found_kind = body.get("apiVersion", target.api_version), body.get("kind", kind.kind)
     if kind.custom and "kind" not in body:
-        raise problems.bad_request(f"Object 'Kind' is missing in '{problems.shown(body)[:200]}'")
-    if found_kind != kind.kind or found_version != target.api_version:
-        group = f"{target.version.name}, Kind={kind.kind}"
+        text = problems.shown(body)[:200]
         raise problems.bad_request(
-            f"{found_kind} in version {found_version!r} cannot be handled as a {kind.kind}: no kind {found_kind!r} is registered here; "
-            f"expected {kind.group}/{group}"
-            if found_kind != kind.kind
-            else f"the API version in the data ({found_version}) does not match the expected API version ({target.api_version})"
+            f"the object provided is unrecognized (must be of type {kind.kind}): Object 'Kind' is missing in '{text}'"
         )
+    _check_identity(target, body)
     body = {**body, "apiVersion": target.api_version, "kind": kind.kind}
     if not isinstance(body.get("metadata"), dict):
         if body.get("metadata") is not None:
-            raise _undecodable(
+            raise undecodable(
                 target, f"json: cannot unmarshal {validation.type_of(body['metadata'])} into Go struct field .metadata"
             )
         body["metadata"] = {}
@@ -402,16 +419,42 @@ def decode(target: Target, body: Any, options: WriteOptions, warnings: list[str]
     form = schema.Form(drop_null=not kind.custom, defaults=defaults)
     known: Json = schema.normalise(body, target.version.schema, form, unknown)
     if unknown and options.validation != "Ignore":
-        texts = [f'unknown field "{path}"' for path in unknown]
+        texts = [f'unknown field "{path}"' for path in sorted(unknown)]
         if options.validation == "Strict":
-            raise _undecodable(target, "strict decoding error: " + ", ".join(texts))
+            raise undecodable(target, "strict decoding error: " + ", ".join(texts))
         warnings += texts
     _check_types(target, known)
     _check_place(target, known["metadata"])
+    storage = kind.version(kind.storage)
+    if kind.custom and defaults and storage is not None and storage is not target.version:
+        # What is stored has the shape of the storage version.
+        known = schema.normalise(known, storage.schema, form, [])
     return known
 
 
-def _undecodable(target: Target, why: str) -> StatusError:
+def _check_identity(target: Target, body: Json) -> None:
+    kind = target.kind
+    version, name = body.get("apiVersion", target.api_version), body.get("kind", kind.kind)
+    if (version, name) == (target.api_version, kind.kind):
+        return
+    if kind.custom and name != kind.kind:
+        cause = problems.invalid_value("kind", name, f"must be {kind.kind}")
+        raise problems.invalid(name, kind.group, (body.get("metadata") or {}).get("name", ""), [cause])
+    if kind.custom:
+        raise problems.bad_request(
+            f"the API version in the data ({version}) does not match the expected API version ({target.api_version})"
+        )
+    if name == kind.kind:
+        why = f'no kind "{name}" is registered for version "{version}"'
+    else:
+        why = f"converting ({version.replace('/', '.')}.{name}) to ({kind.group or 'core'}.{kind.kind}): unknown conversion"
+    raise problems.bad_request(
+        f'{name} in version "{version.rpartition("/")[2]}" cannot be handled as a {kind.kind}: {why}'
+    )
+
+
+def undecodable(target: Target, why: str) -> StatusError:
+    """400: the object of a request cannot be read as one of the target's kind."""
     kind = target.kind.kind
     return problems.bad_request(f'{kind} in version "{target.version.name}" cannot be handled as a {kind}: {why}')
 
@@ -428,7 +471,7 @@ def _check_types(target: Target, obj: Json) -> None:
         wanted = wrong[0].detail.partition("must be of type ")[2].partition(":")[0]
         found = {"boolean": "bool", "integer": "number"}.get(found, found)
         where = f"{target.kind.kind}.{wrong[0].field}"
-        raise _undecodable(target, f"json: cannot unmarshal {found} into Go struct field {where} of type {wanted}")
+        raise undecodable(target, f"json: cannot unmarshal {found} into Go struct field {where} of type {wanted}")
 
 
 def _check_place(target: Target, meta: Json) -> None:
@@ -445,10 +488,19 @@ def _check_place(target: Target, meta: Json) -> None:
 
 def _check_applied(target: Target, body: Any) -> None:
     if not isinstance(body, dict):
-        raise problems.bad_request("error decoding YAML: expected an object")
-    for name in ("apiVersion", "kind"):
-        if not body.get(name):
-            raise problems.bad_request(f"{name} must be set")
-    given = (body.get("metadata") or {}).get("name")
-    if given and given != target.name:
-        raise problems.bad_request(f"name in URL does not match name in applied object: {target.name}, {given}")
+        raise problems.bad_request(f"error decoding YAML: expected an object, found {problems.shown(body)[:80]}")
+    if not body.get("apiVersion") or not body.get("kind"):
+        group, _, version = str(body.get("apiVersion") or "/").rpartition("/")
+        raise problems.bad_request(f"invalid object type: {group}/{version}, Kind={body.get('kind', '')}")
+    unknown: list[str] = []
+    schema.normalise(
+        body, target.version.schema, schema.Form(drop_null=not target.kind.custom, defaults=False), unknown
+    )
+    if unknown:
+        # What the schema does not know has no place in a set of fields.
+        listed = "\n".join(f".{path}: field not declared in schema" for path in unknown)
+        where = f"{(body.get('metadata') or {}).get('namespace', '')}/{target.name}"
+        kind = f"{target.api_version}, Kind={target.kind.kind}"
+        if not target.kind.group:
+            kind = f"/{kind}"
+        raise StatusError(500, "", f"failed to create typed patch object ({where}; {kind}): {listed}")
