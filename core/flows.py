@@ -39,14 +39,24 @@ def forwarding(bindings: Iterable[Binding], resolve: Resolve, slices: SlicesOf) 
     """
     flows: list[Flow] = []
     pools: list[Pool] = []
+    known: set[str] = set()
     for binding in sorted((b for b in bindings if b.accepted), key=_precedence):
-        for match in matches_of(binding):
+        for listener, match in listener_matches(binding):
             for version in (4, 6):
-                new_flows, new_pools = _flows_of_family(binding, match, version, resolve, slices)
+                name = _flow_name(binding.route, listener, version)
+                if name in known:
+                    continue  # two parentRefs that mean the same listener
+                known.add(name)
+                new_flows, new_pools = _flows_of_family(name, binding.route, match, version, resolve, slices)
                 flows += new_flows
-                pools += (pool for pool in new_pools if all(pool.name != known.name for known in pools))
+                pools += new_pools
     flows.sort(key=lambda flow: -flow.priority)
     return Forwarding(flows=tuple(flows), pools=tuple(pools))
+
+
+def _flow_name(route: Route, listener: Listener | None, version: int) -> str:
+    ref = route.meta.ref
+    return "/".join([ref.kind, ref.namespace, ref.name, *([listener.name] if listener else []), f"ipv{version}"])
 
 
 def _precedence(binding: Binding) -> tuple[int, str, str, str, str]:
@@ -56,7 +66,12 @@ def _precedence(binding: Binding) -> tuple[int, str, str, str, str]:
 
 
 def matches_of(binding: Binding) -> tuple[Match, ...]:
-    """What the route of `binding` says of packets at this gateway.
+    """What the route of `binding` says of packets at this gateway."""
+    return tuple(match for _, match in listener_matches(binding))
+
+
+def listener_matches(binding: Binding) -> tuple[tuple[Listener | None, Match], ...]:
+    """What the route of `binding` says of packets, with the listener that narrowed it; None when none did.
 
     An L34Route that names no listener says everything itself, as it always did; one that names a listener (sectionName or port) is
     narrowed to that listener's protocol and port. A TCPRoute or UDPRoute takes the gateway's addresses and its listeners' ports.
@@ -74,10 +89,11 @@ def matches_of(binding: Binding) -> tuple[Match, ...]:
             destination_ports=ports,
             source_ports=(ANY_PORT,),
         )
-        return (whole,) if destinations else ()
+        return ((None, whole),) if destinations else ()
     if not binding.parent.section_name and binding.parent.port is None:
-        return (match,)
-    return tuple(narrow for listener in binding.listeners if (narrow := _narrowed(match, listener)) is not None)
+        return ((None, match),)
+    narrowed = ((listener, _narrowed(match, listener)) for listener in binding.listeners)
+    return tuple((listener, narrow) for listener, narrow in narrowed if narrow is not None)
 
 
 def _narrowed(match: Match, listener: Listener) -> Match | None:
@@ -100,22 +116,20 @@ class _Share:
 
 
 def _flows_of_family(
-    binding: Binding, match: Match, version: int, resolve: Resolve, slices: SlicesOf
+    base: str, route: Route, match: Match, version: int, resolve: Resolve, slices: SlicesOf
 ) -> tuple[list[Flow], list[Pool]]:
     destinations = tuple(p for p in match.destinations if p.version == version)
     sources = tuple(p for p in match.sources if p.version == version)
     if not destinations or (match.sources and not sources):
         return [], []
-    shares = tuple(_share(binding.route, backend, version, resolve, slices) for backend in binding.route.backends)
+    shares = tuple(_share(route, backend, version, resolve, slices) for backend in route.backends)
     groups: dict[tuple[Backend, ...], list[Prefix]] = {}
     for destination in destinations:
         groups.setdefault(_backends_for(destination, shares), []).append(destination)
-    ref = binding.route.meta.ref
-    listener = f"/{binding.listeners[0].name}" if binding.parent.section_name else ""
-    base = f"{ref.kind}/{ref.namespace}/{ref.name}{listener}/ipv{version}"
     flows, pools = [], []
     for backends, group in groups.items():
-        name = base if len(groups) == 1 else f"{base}/{group[0]}"
+        # The group of the first destination keeps the name, so that a VIP that is added disturbs no pool.
+        name = base if group[0] == destinations[0] else f"{base}/{group[0]}"
         pools.append(Pool(name=name, version=version, backends=backends, table_size=DEFAULT_TABLE_SIZE))
         flows.append(
             Flow(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,11 @@ def offset_and_skip(name: str, M: int) -> tuple[int, int]:
     return offset, skip
 
 
+@lru_cache(maxsize=64)
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, isqrt(number) + 1))
+
+
 def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE, *, name: Callable[[int], str] = str) -> Table:
     """The lookup table of the slots in `weights` (slot -> weight): which slot has each entry, shape (M,).
 
@@ -33,8 +40,12 @@ def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE, *, name: C
     slots the table is empty, shape (0,). M must be prime, so that every skip generates the whole permutation.
     The permutation of a slot is that of its `name`: tables whose entries must be independent of each other use different names.
 
-    Raises ValueError for a negative weight, or for a table smaller than the number of slots.
+    Raises ValueError for a negative weight, a table smaller than the number of slots, or a size that is not prime.
     """
+    if not _is_prime(M):
+        raise ValueError(
+            f"a table of {M} entries: the size must be prime, or a permutation would not reach every entry"
+        )
     if any(weight < 0 for weight in weights.values()):
         raise ValueError(f"negative weight in {dict(weights)}")
     slots = sorted(slot for slot, weight in weights.items() if weight > 0)

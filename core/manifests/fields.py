@@ -154,9 +154,12 @@ def nearest(text: str, choices: tuple[str, ...]) -> str:
 def address(text: str) -> Address:
     """An IPv4 or IPv6 address."""
     try:
-        return ip_address(text)
+        found = ip_address(text)
     except ValueError:
-        raise UnreadableError("not an IP address", "an IPv4 or IPv6 address, such as 20.0.0.1 or 2000::1") from None
+        found = None
+    if found is None or "%" in text:
+        raise UnreadableError("not an IP address", "an IPv4 or IPv6 address, such as 20.0.0.1 or 2000::1")
+    return found
 
 
 def prefix(text: str) -> Prefix:
@@ -165,9 +168,32 @@ def prefix(text: str) -> Prefix:
     if "/" not in text:
         raise UnreadableError("not a CIDR: the prefix length is missing", expected)
     try:
+        if "%" in text or not re.fullmatch(r"\d{1,3}", text.partition("/")[2]):
+            raise ValueError(text)
         return ip_network(text, strict=False)
     except ValueError:
         raise UnreadableError("not a CIDR", expected) from None
+
+
+_MOST_DIGITS = 10
+"""Of a decimal number in a text: enough for 32 bits. Longer ones are refused before int() is asked, which is quadratic and bounded."""
+
+
+def decimal(text: str) -> int:
+    """The number that decimal digits stand for.
+
+    Raises UnreadableError for anything else, and for more digits than any field holds.
+    """
+    if not text.isascii() or not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise UnreadableError("not a number", "decimal digits")
+    return int(text)
+
+
+def interface_name(text: str) -> str:
+    """The name of a network interface (linux/net/core/dev.c, dev_valid_name), less what configuration files cannot quote."""
+    if not re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", text) or text in (".", ".."):
+        raise UnreadableError("not a name of an interface", "1 to 15 letters, digits and _ . - @, such as vlan-200")
+    return text
 
 
 def port_range(text: str) -> PortRange:
@@ -178,8 +204,8 @@ def port_range(text: str) -> PortRange:
     expected = "a port, a range such as 3000-4000, or any; ports are 0 to 65535"
     if match is None:
         raise UnreadableError("not a port range", expected)
-    first = int(match[1])
-    last = int(match[2]) if match[2] is not None else first
+    first = decimal(match[1])
+    last = decimal(match[2]) if match[2] is not None else first
     if max(first, last) > 65535:
         raise UnreadableError("port out of range", expected)
     if first > last:
@@ -197,7 +223,8 @@ def l4_protocol(text: str) -> L4Protocol:
 
 
 _BYTE_MATCH = re.compile(
-    r"\s*(tcp|udp|sctp)\s*\[\s*(\d+)\s*:\s*(\d+)\s*\]\s*(?:&\s*(0x[0-9a-f]+)\s*)?=\s*(0x[0-9a-f]+|\d+)\s*",
+    r"\s*(tcp|udp|sctp)\s*\[\s*([0-9]{1,5})\s*:\s*([0-9]{1,5})\s*\]\s*"
+    r"(?:&\s*(0x[0-9a-f]{1,16})\s*)?=\s*(0x[0-9a-f]{1,16}|[0-9]{1,10})\s*",
     re.IGNORECASE,
 )
 LONGEST_L4_HEADER_BYTES = 60
@@ -237,7 +264,7 @@ _UNIT_MS: dict[str, int | Fraction] = {
 def duration_ms(text: str) -> int:
     """A Go duration such as 300ms, 24s, 1m30s or 1.5s, in milliseconds, rounded (time.ParseDuration)."""
     expected = "a duration with its unit, such as 300ms, 24s or 1m30s"
-    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|us|µs|m|s)", text)
+    parts = re.findall(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(h|ms|us|µs|m|s)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise UnreadableError("not a duration", expected)
     return round(sum(Fraction(number) * _UNIT_MS[unit] for number, unit in parts))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from core import names
-from core.manifests.fields import Reader, address, duration_ms
+from core.manifests.fields import Reader, UnreadableError, address, decimal, duration_ms, interface_name
 from core.manifests.meta import network_selections, read_meta
 from core.model import (
     Address,
@@ -25,6 +27,7 @@ DEFAULT_BGP_PORT = 10179
 DEFAULT_HOLD_TIME_MS = 3000
 DEFAULT_BFD_INTERVAL_MS = 300
 DEFAULT_BFD_MULTIPLIER = 5
+MOST_REPLICAS = 1000
 HIGHEST_ASN = 2**32 - 1
 """RFC 6793: AS numbers have four octets."""
 
@@ -64,12 +67,13 @@ def gateway(reader: Reader) -> Gateway:
 
 def _replicas(reader: Reader) -> int:
     text = reader.object("metadata").labels("annotations").get(names.REPLICAS, "2")
-    if not text.isdecimal() or not 0 <= int(text) <= 1000:
-        reader.object("metadata").object("annotations").problem(
-            names.REPLICAS, "not a number of pods", text, "0 to 1000"
-        )
-        return 2
-    return int(text)
+    with contextlib.suppress(UnreadableError):
+        replicas = decimal(text)
+        if replicas <= MOST_REPLICAS:
+            return replicas
+    where = reader.object("metadata").object("annotations")
+    where.problem(names.REPLICAS, "not a number of pods", text, f"0 to {MOST_REPLICAS}")
+    return 2
 
 
 def _listener(reader: Reader) -> Listener:
@@ -108,7 +112,7 @@ def gateway_router(reader: Reader) -> GatewayRouter:
         meta=meta,
         gateway=meta.labels.get(names.PROXY_NAME, ""),
         address=_required_address(spec),
-        interface=spec.text("interface", required=True),
+        interface=spec.parsed("interface", interface_name, "", required=True),
         routing=routing,
     )
 
@@ -138,8 +142,9 @@ def _bgp(reader: Reader) -> Bgp:
 
 def _hold_time_s(reader: Reader) -> int:
     """RFC 4271, section 4.2: the Hold Time MUST be either zero or at least three seconds; it has two octets."""
-    hold_time_s = round(reader.parsed("holdTime", duration_ms, DEFAULT_HOLD_TIME_MS) / 1000)
-    if hold_time_s in (1, 2) or hold_time_s > 65535:
+    hold_time_ms = reader.parsed("holdTime", duration_ms, DEFAULT_HOLD_TIME_MS)
+    hold_time_s = round(hold_time_ms / 1000)
+    if 0 < hold_time_ms < 3000 or hold_time_s > 65535:
         reader.problem(
             "holdTime", "hold time out of range", reader.value.get("holdTime"), "0s, or 3s to 65535s (RFC 4271)"
         )

@@ -23,8 +23,10 @@ def read_meta(obj: Json) -> tuple[Meta, list[FieldProblem]]:
     reader = Reader(ref, given, ("metadata",))
     if not isinstance(raw, dict):
         reader.problem(None, "required field is missing", raw, "an object with a name")
-    elif not ref.name:
-        reader.problem("name", "required field is missing", expected="a string")
+    elif not ref.name or not isinstance(given.get("name"), str):
+        reader.problem("name", "required field is missing or no string", given.get("name"), "a string")
+    if not isinstance(given.get("namespace", ""), str):
+        reader.problem("namespace", "wrong type", given.get("namespace"), "a string")
     generation = given.get("generation")
     meta = Meta(
         ref=ref,
@@ -78,7 +80,7 @@ def json_annotation(reader: Reader, key: str, text: str, type_: type[Any]) -> An
     expected = "a JSON list" if type_ is list else "a JSON object"
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError is also a number of more digits than int() takes
         reader.problem(key, "not JSON", text, expected)
         return type_()
     if not isinstance(value, type_):

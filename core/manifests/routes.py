@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from core import names
 from core.manifests.fields import Reader, byte_match, l4_protocol, port_range, prefix
@@ -68,7 +68,7 @@ def _backends(spec: Reader) -> tuple[BackendRef, ...]:
     )
 
 
-def _collapse(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
+def _collapse(prefixes: Sequence[Prefix]) -> tuple[Prefix, ...]:
     """The prefixes without repetitions and without those inside others, sorted; neighbours stay apart, as they were written."""
     kept: list[Prefix] = []
     for version in (4, 6):

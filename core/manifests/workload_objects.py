@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 from core import names
-from core.manifests.fields import Reader, UnreadableError, address, prefix
+from core.manifests.fields import Reader, UnreadableError, address, decimal, prefix
 from core.manifests.meta import read_meta
 from core.model import (
     Address,
@@ -42,12 +43,14 @@ def service(reader: Reader) -> Service:
 def _max_endpoints(reader: Reader) -> int:
     where = reader.object("metadata")
     text = where.labels("annotations").get(names.MAX_ENDPOINTS, str(DEFAULT_MAX_ENDPOINTS))
-    if not text.isdecimal() or not 1 <= int(text) <= HIGHEST_MAX_ENDPOINTS:
-        where.object("annotations").problem(
-            names.MAX_ENDPOINTS, "not a number of endpoints", text, f"1 to {HIGHEST_MAX_ENDPOINTS}"
-        )
-        return DEFAULT_MAX_ENDPOINTS
-    return int(text)
+    with contextlib.suppress(UnreadableError):
+        limit = decimal(text)
+        if 1 <= limit <= HIGHEST_MAX_ENDPOINTS:
+            return limit
+    where.object("annotations").problem(
+        names.MAX_ENDPOINTS, "not a number of endpoints", text, f"1 to {HIGHEST_MAX_ENDPOINTS}"
+    )
+    return DEFAULT_MAX_ENDPOINTS
 
 
 def _service_port(reader: Reader) -> ServicePort:
@@ -87,7 +90,7 @@ def pod(reader: Reader) -> Pod:
 def _json(text: str) -> Any:
     try:
         return json.loads(text) if text else None
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError is also a number of more digits than int() takes
         return None
 
 
@@ -139,8 +142,8 @@ def endpoint_slice(reader: Reader) -> EndpointSlice:
     for item in reader.objects("endpoints"):
         target = item.object("targetRef")
         uid, zone = target.text("uid"), item.text("zone")
-        if uid not in reserved and zone.isdecimal():
-            reserved[uid] = int(zone)
+        if uid not in reserved and (slot := _seed_slot(zone)) is not None:
+            reserved[uid] = slot
         found = _addresses(item.value.get("addresses"))
         if not uid or uid not in reserved or not found:
             continue
@@ -170,6 +173,15 @@ def endpoint_slice(reader: Reader) -> EndpointSlice:
         reserved=reserved,
         managed_by=meta.labels.get(names.SLICE_MANAGED_BY, ""),
     )
+
+
+def _seed_slot(zone: str) -> int | None:
+    """The slot that the proof-of-concept kept in `endpoint.zone`; None for a zone."""
+    with contextlib.suppress(UnreadableError):
+        slot = decimal(zone)
+        if slot < HIGHEST_MAX_ENDPOINTS:
+            return slot
+    return None
 
 
 def _slots(text: str) -> dict[str, int]:

@@ -57,7 +57,7 @@ def _tables(routing: Routing) -> Iterator[str]:
         yield "    merge paths yes;"
         yield f"    ipv{version} {{"
         yield "        import none;"
-        yield f"        export where source = RTS_BGP && net = {_DEFAULT[version]};"
+        yield f'        export where net = {_DEFAULT[version]} && proto != "vips{version}";'
         yield "    };"
         yield "}"
 

@@ -225,3 +225,37 @@ def test_both_versions_of_gateway_and_two_rules() -> None:
     assert parse([old])[0].gateways == parse([objects.gateway()])[0].gateways
     two = objects.tcp_route(rules=[{"backendRefs": [{"name": "a"}]}, {"backendRefs": [{"name": "b"}]}])
     assert "too many rules" in problems(two)[0]
+
+
+LONG = "9" * 5000
+"""More digits than int() takes (sys.int_info.str_digits_check_threshold)."""
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        objects.l34_route(destinationPorts=[LONG]),
+        objects.l34_route(destinationPorts=[f"1-{LONG}"]),
+        objects.l34_route(byteMatches=[f"tcp[{LONG}:1] = 1"]),
+        objects.l34_route(byteMatches=[f"tcp[0:1] = {LONG}"]),
+        objects.router(bgp={"holdTime": f"{LONG}s"}),
+        objects.router(interface='x"; } evil'),
+        objects.router(interface="a-name-that-is-too-long"),
+        objects.router(address="fe80::1%x; } evil"),
+        objects.router(bgp={"holdTime": "400ms"}),
+        objects.l34_route(destinationCIDRs=["20.0.0.0/255.255.255.0"]),
+        objects.l34_route() | {"metadata": {"name": 5}},
+        objects.l34_route() | {"metadata": {"name": "x", "namespace": 5}},
+    ],
+)
+def test_hostile_values_are_problems(obj: Json) -> None:
+    assert problems(obj)
+
+
+def test_numbers_in_annotations_that_are_too_long() -> None:
+    for name, obj in ((names.MAX_ENDPOINTS, objects.service()), (names.REPLICAS, objects.gateway())):
+        obj["metadata"]["annotations"] = {name: LONG}
+        assert problems(obj)
+    pod = objects.pod(0)
+    pod["metadata"]["annotations"] = {names.NETWORK_STATUS: LONG, names.ATTACHED: f"[{LONG}]"}
+    assert parse([pod])[0].pods[0].networks == ()
