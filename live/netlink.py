@@ -1,7 +1,6 @@
-"""Netlink, as little of it as routes, rules, addresses and nftables need: attributes, requests, dumps, batches.
+"""Netlink for what pyroute2 has no classes for, or too slow ones: nftables' transactions, and links of kinds that it does not know.
 
-Standard library only. pyroute2 costs 0.1 s and 11-24 MB at import and wraps an event loop around every socket; this file costs
-nothing and a socket may be opened inside another network namespace (`live.namespaces`), where it stays.
+Routes, rules and addresses are `live.rtnetlink`'s (docs/decisions/0019).
 
 Source: linux/netlink.h; RFC 3549; Documentation/userspace-api/netlink/intro.rst.
 """

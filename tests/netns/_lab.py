@@ -11,7 +11,7 @@ import json
 import select
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -117,9 +117,9 @@ class Lab:
                 kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
                 wire.send(self._gateway_mac + mine + kind + packet)
 
-    def capture(self, *, kinds: Sequence[int] = ()) -> Capture:
-        """Listens on every target's ``net1`` from now on for packets with one of these IP protocol numbers (none: all)."""
-        return Capture(self.targets, frozenset(kinds))
+    def capture(self) -> Capture:
+        """Listens on every target's ``net1`` from now on."""
+        return Capture(self.targets)
 
 
 def raw_socket(interface: str) -> socket.socket:
@@ -133,9 +133,8 @@ def raw_socket(interface: str) -> socket.socket:
 class Capture:
     """Incoming IP packets of many namespaces, without their Ethernet headers."""
 
-    def __init__(self, namespaces: Sequence[Path], kinds: frozenset[int], interface: str = "net1") -> None:
+    def __init__(self, namespaces: Sequence[Path], interface: str = "net1") -> None:
         self._sockets = [within(namespace, lambda: raw_socket(interface)) for namespace in namespaces]
-        self._kinds = kinds
 
     def __enter__(self) -> Capture:
         return self
@@ -144,8 +143,10 @@ class Capture:
         for each in self._sockets:
             each.close()
 
-    def collect(self, n: int, deadline_s: float = DEADLINE_S) -> list[Frame]:
-        """The next `n` packets, or fewer when the deadline comes first."""
+    def collect(
+        self, n: int, wanted: Callable[[bytes], bool] = lambda _: True, *, deadline_s: float = DEADLINE_S
+    ) -> list[Frame]:
+        """The next `n` packets that are `wanted`, or fewer when the deadline comes first."""
         found: list[Frame] = []
         deadline = time.monotonic() + deadline_s
         while len(found) < n and (left := deadline - time.monotonic()) > 0:
@@ -153,15 +154,13 @@ class Capture:
             for each in ready:
                 data, origin = each.recvfrom(65535)
                 packet = data[14:]
-                if origin[2] != PACKET_OUTGOING and self._wanted(packet):
+                if origin[2] != PACKET_OUTGOING and self._is_ip(packet) and wanted(packet):
                     found.append(Frame(self._sockets.index(each), packet))
         return found
 
-    def _wanted(self, packet: bytes) -> bool:
-        version = packet[0] >> 4 if packet else 0
-        if version not in (4, 6):
-            return False
-        return not self._kinds or (packet[9] if version == 4 else packet[6]) in self._kinds
+    @staticmethod
+    def _is_ip(packet: bytes) -> bool:
+        return len(packet) >= 20 and packet[0] >> 4 in (4, 6)
 
 
 def addresses_of(packet: bytes) -> tuple[Address, Address]:

@@ -1,0 +1,185 @@
+"""The `nft` data plane: bucket -> mark -> rule -> route, for machines and users that may not load BPF.
+
+    prerouting, priority raw   iif in interfaces, daddr in VIPs: notrack, goto the classifier of the family
+    classifier                 protocol, destination, ports, source, byte matches -> the flow's chain
+    the flow's chain           mark = map[jhash(addresses, ports)], count by mark, accept
+    routing                    rule fwmark -> table of the target -> default route by the target
+
+A bucket that rejects is missing from the map. Such packets get a mark of their own, set out on the way of the VIPs' replies, and are
+refused in the forward hook: earlier there is no route by which the kernel could answer, and as a local packet it would not, because
+the VIP is no address of this host. Fragments are put together before all that (a rule with `ct` asks the kernel to).
+
+What the kernel must have: nf_tables with hash, ct, notrack, reject and counters in sets; policy routing. A user namespace will do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from ipaddress import ip_network
+from typing import Final
+
+import numpy as np
+
+from core.errors import DataplaneError
+from core.lb.forwarding import Flow, Forwarding
+from core.model import ANY_PORT, Address, L4Protocol
+from core.ports import FlowCounter
+from live import sysctl
+from live.dataplane.nft_maps import marks_of
+from live.dataplane.nft_marks import REJECT_MARK, MarkRoutes
+from live.dataplane.nft_program import Destination, compile_program, count_name, flow_key
+from live.dataplane.nft_tables import Desired, State, load, transactions, unmatched_counts
+from live.dataplane.nft_wire import Marks, NftSocket, Table
+from live.netlink import NetlinkError
+from live.routes import GATEWAY_TABLE
+from live.rtnetlink import RouteSocket
+
+TABLE: Final = "tidegate"
+
+
+class NftDataplane:
+    """`core.ports.Dataplane` by nftables and policy routing, in the network namespace of the calling thread.
+
+    What is in the kernel when it starts is adopted by the first `apply`, and stays when the process ends.
+    """
+
+    def __init__(self, *, reply_table: int = GATEWAY_TABLE, transaction_bytes: int | None = None) -> None:
+        """`reply_table`: the routing table by which the gateway's own answers about VIP packets leave (resets, ICMP errors): the one
+        of the VIPs' replies. `transaction_bytes`: how large a transaction may be, if not as large as the kernel allows.
+        """
+        self._table = Table(TABLE)
+        self._marks = MarkRoutes(reply_table=reply_table)
+        self._transaction_bytes = transaction_bytes
+        self._state: State | None = None
+        self._flows: dict[str, Flow] = {}
+
+    def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
+        """See `core.ports.Dataplane`. Packets see the old set or the new one: it is switched in one transaction, in which only those
+        buckets stand that have changed. Routes of new targets are there before, those of old ones stay until after.
+
+        Raises DataplaneError when an interface is missing, a target is on no network, or the kernel refuses.
+        """
+        versions = sorted({flow.version for flow in forwarding.flows})
+        pools = {flow.pool: forwarding.pool_of(flow) for flow in forwarding.flows}
+        with RouteSocket() as routes, NftSocket() as kernel:
+            _check_interfaces(routes, interfaces)
+            _set_parameters(interfaces, versions)
+            capacity_bytes = self._transaction_bytes or kernel.transaction_bytes
+            state, self._state = self._state or load(kernel, self._table), None
+            targets = {target.address for pool in pools.values() for target in pool.targets}
+            marks = self._marks.acquire(routes, targets, versions)
+            tables = {name: marks_of(pool, marks) for name, pool in pools.items()}
+            desired = _desired(forwarding, tables, interfaces, state, capacity_bytes)
+            for messages in transactions(self._table, state, desired, capacity_bytes):
+                kernel.commit(messages)
+            self._state = desired.state()
+            self._marks.retire(routes, marks)
+        self._flows = {flow_key(flow): flow for flow in forwarding.flows}
+
+    def counters(self) -> Sequence[FlowCounter]:
+        """See `core.ports.Dataplane`: for each flow and target of the last `apply`, since the target joined the flow."""
+        with RouteSocket() as routes, NftSocket() as kernel:
+            targets: dict[int, Address | None] = {mark: target for target, mark in self._marks.marks(routes).items()}
+            targets[REJECT_MARK] = None
+            counted: Counter[tuple[str, Address | None]] = Counter()
+            octets: Counter[tuple[str, Address | None]] = Counter()
+            for key, flow in self._flows.items():
+                for raw, (packets, length_bytes) in kernel.counts(TABLE, count_name(key)).items():
+                    if (mark := int.from_bytes(raw, sys.byteorder)) in targets:
+                        counted[flow.name, targets[mark]] += packets
+                        octets[flow.name, targets[mark]] += length_bytes
+        return [
+            FlowCounter(flow=name, target=target, packets=packets, bytes=octets[name, target])
+            for (name, target), packets in counted.items()
+        ]
+
+    def unmatched(self) -> tuple[int, int]:
+        """(packets, bytes) to a VIP that matched no flow and were dropped, of both families."""
+        with NftSocket() as kernel:
+            return unmatched_counts(kernel, self._table)
+
+    def remove(self) -> None:
+        """See `core.ports.Dataplane`. Kernel parameters stay as they are."""
+        with RouteSocket() as routes, NftSocket() as kernel:
+            # Adding it first makes deleting it succeed in any case.
+            kernel.commit([self._table.create(), self._table.delete()])
+            self._marks.remove(routes)
+        self._state = None
+        self._flows = {}
+
+
+def probe() -> str | None:
+    """Why the nft data plane cannot be used in this network namespace, in the kernel's words; None: it can be. Changes nothing."""
+    flow = Flow(
+        name="probe",
+        version=4,
+        pool="probe",
+        priority=0,
+        protocols=tuple(L4Protocol),
+        destinations=(ip_network("192.0.2.0/30"),),
+        sources=(),
+        destination_ports=(ANY_PORT,),
+        source_ports=(ANY_PORT,),
+    )
+    table = Table(f"{TABLE}-probe")
+    try:
+        with NftSocket() as kernel:
+            tables = {"probe": np.ones(11, np.uint32)}
+            desired = _desired(Forwarding(flows=(flow,)), tables, ("lo",), State(), kernel.transaction_bytes)
+            for messages in transactions(table, State(), desired, kernel.transaction_bytes):
+                kernel.commit(messages, only_check=True)
+    except NetlinkError as error:
+        return str(error)
+    return None
+
+
+def _desired(
+    forwarding: Forwarding, tables: dict[str, Marks], interfaces: Sequence[str], state: State, capacity_bytes: int
+) -> Desired:
+    """`tables`: the mark of each bucket of each pool."""
+    maps, map_of = state.place(tables, capacity_bytes)
+    marks_in = {
+        pool: frozenset(REJECT_MARK if mark == 0 else mark for mark in np.unique(table).tolist()) | _rejecting(table)
+        for pool, table in tables.items()
+    }
+    destinations, counts = {}, {}
+    for flow in forwarding.flows:
+        counted = count_name(flow_key(flow))
+        counts[counted] = marks_in[flow.pool]
+        destinations[flow_key(flow)] = Destination(
+            bucket_map=map_of.get(flow.pool), table_size=len(tables[flow.pool]), counts=counted
+        )
+    program = compile_program(
+        forwarding.flows, destinations, interfaces=interfaces, seed=forwarding.seed, reject_mark=REJECT_MARK
+    )
+    return Desired(program, maps, counts)
+
+
+def _rejecting(table: Marks) -> frozenset[int]:
+    return frozenset() if len(table) else frozenset({REJECT_MARK})
+
+
+def _check_interfaces(routes: RouteSocket, interfaces: Sequence[str]) -> None:
+    present = routes.interfaces()
+    if missing := [name for name in interfaces if name not in present]:
+        raise DataplaneError(
+            f"no interface {', '.join(missing)} in this namespace, only {', '.join(sorted(present))}; name the gateway's networks"
+        )
+
+
+def _set_parameters(interfaces: Sequence[str], versions: Sequence[int]) -> None:
+    """The kernel forwards, does not ask where packets come from, and gives its answers the mark of what they answer.
+
+    Source: Documentation/networking/ip-sysctl.rst (of rp_filter and send_redirects the "all" value and the interface's both count).
+    """
+    if 4 in versions:
+        sysctl.ensure("net/ipv4/ip_forward", "1")
+        sysctl.ensure("net/ipv4/fwmark_reflect", "1")
+        for name in ("all", *interfaces):
+            sysctl.ensure(f"net/ipv4/conf/{name}/rp_filter", "0")
+            sysctl.ensure(f"net/ipv4/conf/{name}/send_redirects", "0")
+    if 6 in versions:
+        sysctl.ensure("net/ipv6/conf/all/forwarding", "1")
+        sysctl.ensure("net/ipv6/fwmark_reflect", "1")

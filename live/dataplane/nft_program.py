@@ -1,0 +1,402 @@
+"""Compiles a Forwarding into chains and sets.
+
+Every chain and every set is named after its content, so equal content has one name in any process at any time: what has to be added
+and deleted is a difference of names, and an agent that starts anew adopts what it finds. Only four things change in place: the rules of
+the base chain, and the elements of bucket maps and counting sets (`live.dataplane.nft` keeps those).
+
+The classifier is a decision tree (HiCuts without its heuristics: Gupta and McKeown, 2000). A node takes one dimension (destination,
+destination port, source, source port), cuts it at the bounds of all flows into intervals, and gives each interval the flows that
+contain it; equal lists of flows share one chain. A node with few flows, or one whose cuts would multiply them, is a list of rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+from core.lb.forwarding import Flow
+from core.model import ByteMatch, L4Protocol, PortRange, Prefix
+from live.dataplane import nft_expressions as nft
+from live.dataplane.nft_expressions import Load, Meta, Verdict
+from live.dataplane.nft_packets import (
+    ECHOES,
+    ERRORS,
+    FAMILY,
+    ICMP,
+    Kind,
+    Layout,
+    bucket,
+    has_readable_packet_inside,
+    is_icmp_type,
+    is_protocol,
+    kind_of,
+    layout,
+)
+from live.dataplane.nft_wire import NAME_KEY, PORT_KEY, KeyType, dispatch_elements, element, interval_elements
+
+UNMATCHED: Final = "unmatched"
+"""The set that counts packets to a VIP that match no flow, by address family; and how their chain's name begins."""
+
+COUNTS: Final = "count-"
+"""How the names of sets begin that count the packets of a flow."""
+
+LINEAR_FLOWS: Final = 4
+"""So many flows are tried one after the other: a cut costs as much as two or three comparisons."""
+
+_GROWTH: Final = 8
+"""A cut may multiply the flows below it so often at most."""
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetContent:
+    """A set that never changes."""
+
+    key: KeyType
+    elements: tuple[bytes, ...]
+    intervals: bool = True
+    verdicts: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where the packets of a flow go: the map of its pool (None: all are rejected), and the set that counts them."""
+
+    bucket_map: str | None
+    table_size: int
+    counts: str
+
+
+@dataclass(slots=True)
+class Program:
+    """Chains (rules by name) and sets by name; `entry` are the rules of the base chain."""
+
+    chains: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
+    sets: dict[str, SetContent] = field(default_factory=dict)
+    entry: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Dimension:
+    """One question about a packet: what a flow allows (None: anything), and where the answer stands."""
+
+    name: str
+    allowed: Callable[[Flow], Ranges | None]
+    load: Callable[[Layout], Load]
+    key: Callable[[Layout], KeyType]
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """What all flows of a tree have in common."""
+
+    where: Layout
+    kind: Kind
+    dimensions: tuple[_Dimension, ...]
+
+
+def compile_program(
+    flows: Sequence[Flow],
+    destinations: Mapping[str, Destination],
+    *,
+    interfaces: Sequence[str],
+    seed: int,
+    reject_mark: int,
+) -> Program:
+    """The chains and sets for `flows` in matching order; `destinations` by the key `flow_key` of each flow."""
+    return _Compiler(flows, destinations, seed, reject_mark).compile(interfaces)
+
+
+def count_name(key: str) -> str:
+    """The name of the set that counts the packets of the flow with this key."""
+    return COUNTS + key
+
+
+def flow_key(flow: Flow) -> str:
+    """A name for the flow that may stand in the kernel: readable, unique by name and address family."""
+    readable = re.sub(r"[^A-Za-z0-9/._-]+", "-", flow.name).strip("-/._")[:60]
+    return f"{readable}-v{flow.version}-{_digest([flow.name.encode(), bytes([flow.version])])}"
+
+
+class _Compiler:
+    def __init__(
+        self, flows: Sequence[Flow], destinations: Mapping[str, Destination], seed: int, reject_mark: int
+    ) -> None:
+        self._flows = flows
+        self._destinations = destinations
+        self._keys = {id(flow): flow_key(flow) for flow in flows}
+        self._seed = seed
+        self._reject_mark = reject_mark
+        self._program = Program()
+        counted = nft.meta(Meta.FAMILY) + nft.contained(UNMATCHED)
+        self._unmatched = self._chain(UNMATCHED, [counted + nft.decide(Verdict.DROP), nft.decide(Verdict.DROP)])
+        self._nodes: dict[tuple[object, ...], str] = {}
+        self._ranges: dict[tuple[str, int], Ranges | None] = {}
+        self._buckets: dict[tuple[object, ...], bytes] = {}
+
+    def compile(self, interfaces: Sequence[str]) -> Program:
+        self._chain("defragment", [nft.connection_state()])
+        names = [element(name.encode().ljust(NAME_KEY.length, b"\0")) for name in sorted(interfaces)]
+        arrived = self._set("interfaces", SetContent(key=NAME_KEY, elements=tuple(names), intervals=False))
+        entry, replies = [], []
+        for version in (4, 6):
+            flows = [flow for flow in self._flows if flow.version == version]
+            if not flows:
+                continue
+            direct = layout(version, inner=False)
+            vips = self._intervals("vips", merged(r for flow in flows for r in _destinations(flow)), direct.address_key)
+            family = nft.meta(Meta.FAMILY) + nft.compare(bytes([FAMILY[version]]))
+            to_vip = family + nft.payload(direct.destination) + nft.contained(vips)
+            from_here = nft.meta(Meta.INPUT_NAME) + nft.contained(arrived)
+            entry.append(from_here + to_vip + nft.untracked() + nft.goto(self._family(version, flows)))
+            replies.append(family + nft.payload(direct.source) + nft.contained(vips) + nft.untracked())
+        self._program.entry = (*entry, *replies)
+        return self._program
+
+    def _family(self, version: int, flows: Sequence[Flow]) -> str:
+        """The chain of packets to a VIP of one family."""
+        direct, inner = layout(version, inner=False), layout(version, inner=True)
+        rules = self._transports(direct, flows)
+        rules.append(is_protocol(ICMP[version], direct) + nft.goto(self._icmp(version, direct, inner, flows)))
+        # First what is frequent: TCP, UDP, ICMP, SCTP.
+        rules[2], rules[3] = rules[3], rules[2]
+        return self._chain(f"v{version}", [*rules, nft.goto(self._unmatched)])
+
+    def _transports(self, where: Layout, flows: Sequence[Flow]) -> list[bytes]:
+        rules = []
+        for protocol in L4Protocol:
+            possible = [
+                flow
+                for flow in flows
+                if protocol in flow.protocols and all(match.protocol is protocol for match in flow.byte_matches)
+            ]
+            tree = self._node(_Branch(where, kind_of(protocol), _PORTED), possible)
+            rules.append(is_protocol(protocol, where) + nft.goto(tree))
+        return rules
+
+    def _icmp(self, version: int, direct: Layout, inner: Layout, flows: Sequence[Flow]) -> str:
+        echo = self._node(_Branch(direct, Kind.ECHO, _ADDRESSED), flows)
+        inner_echo = self._node(_Branch(inner, Kind.ECHO, _ADDRESSED), flows)
+        inside = self._transports(inner, flows)
+        for kind in ECHOES[version]:
+            is_echo = is_protocol(ICMP[version], inner) + is_icmp_type(kind, inner)
+            inside.append(is_echo + nft.goto(inner_echo))
+        error = self._chain(f"error-v{version}", [*inside, nft.goto(self._unmatched)])
+        rules = [is_icmp_type(kind, direct) + nft.goto(echo) for kind in ECHOES[version]]
+        readable = has_readable_packet_inside(version)
+        rules += [is_icmp_type(kind, direct) + readable + nft.goto(error) for kind in ERRORS[version]]
+        return self._chain(f"icmp-v{version}", [*rules, nft.goto(self._unmatched)])
+
+    def _node(self, branch: _Branch, flows: Sequence[Flow]) -> str:
+        """The chain that decides among `flows`, of which `branch.dimensions` have not been asked yet."""
+        reachable: list[Flow] = []
+        for flow in flows:
+            reachable.append(flow)
+            if not self._conditions(branch, flow):
+                break
+        if not reachable:
+            return self._unmatched
+        if len(reachable) == 1 and not self._conditions(branch, reachable[0]):
+            return self._terminal(branch, reachable[0])
+        key = (branch, *map(id, reachable))
+        if key not in self._nodes:
+            self._nodes[key] = self._cut(branch, reachable) or self._list(branch, reachable)
+        return self._nodes[key]
+
+    def _conditions(self, branch: _Branch, flow: Flow) -> bool:
+        """Whether a packet may still not match the flow."""
+        asked = branch.kind is not Kind.ECHO and flow.byte_matches
+        return bool(asked) or any(self._allowed(dimension, flow) is not None for dimension in branch.dimensions)
+
+    def _allowed(self, dimension: _Dimension, flow: Flow) -> Ranges | None:
+        key = dimension.name, id(flow)
+        if key not in self._ranges:
+            self._ranges[key] = dimension.allowed(flow)
+        return self._ranges[key]
+
+    def _list(self, branch: _Branch, flows: Sequence[Flow]) -> str:
+        rules = []
+        for flow in flows:
+            question = b"".join(self._question(branch, dimension, flow) for dimension in branch.dimensions)
+            if branch.kind is not Kind.ECHO:
+                matched = [_byte_match(match, branch.where) for match in flow.byte_matches]
+                if None in matched:
+                    continue
+                question += b"".join(match for match in matched if match)
+            rules.append(question + nft.goto(self._terminal(branch, flow)))
+        return self._chain(f"flows-{branch.where.name}", [*rules, nft.goto(self._unmatched)])
+
+    def _question(self, branch: _Branch, dimension: _Dimension, flow: Flow) -> bytes:
+        """Ends the rule unless the packet is what the flow allows in this dimension."""
+        allowed = self._allowed(dimension, flow)
+        if allowed is None:
+            return b""
+        key = dimension.key(branch.where)
+        loaded = nft.payload(dimension.load(branch.where))
+        if len(allowed) == 1 and allowed[0][0] == allowed[0][1]:
+            return loaded + nft.compare(allowed[0][0].to_bytes(key.length, "big"))
+        return loaded + nft.contained(self._intervals(dimension.name, allowed, key))
+
+    def _cut(self, branch: _Branch, flows: Sequence[Flow]) -> str | None:
+        """The node as a dispatch over the first dimension that divides the flows; None when none does."""
+        if len(flows) <= LINEAR_FLOWS:
+            return None
+        for dimension in branch.dimensions:
+            pieces = cut(flows, [self._allowed(dimension, flow) for flow in flows], limit=_GROWTH * len(flows) + 64)
+            if not pieces:
+                continue
+            rest = tuple(other for other in branch.dimensions if other is not dimension)
+            below = _Branch(branch.where, branch.kind, rest)
+            ranges = _joined((first, last, self._node(below, inside)) for first, last, inside in pieces)
+            elsewhere = self._node(below, [flow for flow in flows if self._allowed(dimension, flow) is None])
+            key = dimension.key(branch.where)
+            name = self._set(
+                f"by-{dimension.name}",
+                SetContent(key=key, elements=tuple(dispatch_elements(ranges, key.length)), verdicts=True),
+            )
+            rules = [nft.payload(dimension.load(branch.where)) + nft.dispatched(name), nft.goto(elsewhere)]
+            return self._chain(f"by-{dimension.name}-{branch.where.name}", rules)
+        return None
+
+    def _terminal(self, branch: _Branch, flow: Flow) -> str:
+        """The chain that sends the packets of a flow to their targets: bucket, mark, count."""
+        key = self._keys[id(flow)]
+        to = self._destinations[key]
+        # Loading the mark anew costs nothing measurable; listings by nft 1.0.6 fail on a register that a map has filled.
+        count = nft.set_mark() + nft.meta(Meta.MARK) + nft.contained(to.counts) + nft.decide(Verdict.ACCEPT)
+        rules = []
+        if to.bucket_map is not None:
+            hashed = (branch.kind, branch.where, to.table_size)
+            if hashed not in self._buckets:
+                self._buckets[hashed] = bucket(branch.kind, branch.where, to.table_size, self._seed)
+            rules.append(self._buckets[hashed] + nft.mapped(to.bucket_map) + count)
+        rules.append(nft.constant(self._reject_mark.to_bytes(4, sys.byteorder)) + count)
+        return self._chain(f"to-{branch.kind.value}-{branch.where.name}-{key}", rules)
+
+    def _chain(self, label: str, rules: Sequence[bytes]) -> str:
+        name = f"{label}-{_digest(rules)}"
+        self._program.chains[name] = tuple(rules)
+        return name
+
+    def _set(self, label: str, content: SetContent) -> str:
+        name = f"{label}-{_digest([bytes([content.key.number, content.verdicts]), *content.elements])}"
+        self._program.sets[name] = content
+        return name
+
+    def _intervals(self, label: str, ranges: Ranges, key: KeyType) -> str:
+        return self._set(label, SetContent(key=key, elements=tuple(interval_elements(ranges, key.length))))
+
+
+# --- ranges ----------------------------------------------------------------------------------------------------------------
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """The same values as sorted ranges that neither overlap nor touch."""
+    result: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if result and first <= result[-1][1] + 1:
+            result[-1] = result[-1][0], max(last, result[-1][1])
+        else:
+            result.append((first, last))
+    return tuple(result)
+
+
+def cut(
+    flows: Sequence[Flow], allowed: Sequence[Ranges | None], *, limit: int
+) -> list[tuple[int, int, list[Flow]]] | None:
+    """The intervals (first, last, flows that contain it, in order) in which at least one flow that asks is; sorted.
+
+    `allowed[i]` is what flow i asks for, None for nothing. Returns None when the lists of flows would have more than `limit` entries
+    together.
+    """
+    everywhere = {i for i, ranges in enumerate(allowed) if ranges is None}
+    bounds: dict[int, list[tuple[int, bool]]] = {}
+    for i, ranges in enumerate(allowed):
+        for first, last in ranges or ():
+            bounds.setdefault(first, []).append((i, True))
+            bounds.setdefault(last + 1, []).append((i, False))
+    pieces = []
+    inside: set[int] = set()
+    entries = 0
+    points = sorted(bounds)
+    for at, after in pairwise(points):
+        for i, begins in bounds[at]:
+            (inside.add if begins else inside.discard)(i)
+        if inside:
+            entries += len(inside) + len(everywhere)
+            if entries > limit:
+                return None
+            pieces.append((at, after - 1, [flows[i] for i in sorted(inside | everywhere)]))
+    return pieces
+
+
+def _joined(ranges: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """Neighbours that lead to the same chain as one."""
+    result: list[tuple[int, int, str]] = []
+    for first, last, chain in ranges:
+        if result and result[-1][2] == chain and result[-1][1] + 1 == first:
+            result[-1] = result[-1][0], last, chain
+        else:
+            result.append((first, last, chain))
+    return result
+
+
+def _prefixes(prefixes: Iterable[Prefix], version: int) -> Ranges:
+    return merged(
+        (int(prefix.network_address), int(prefix.broadcast_address)) for prefix in prefixes if prefix.version == version
+    )
+
+
+def _ports(ranges: Sequence[PortRange]) -> Ranges | None:
+    joined = merged((ports.first, ports.last) for ports in ranges)
+    return None if joined == ((0, 65535),) else joined
+
+
+def _destinations(flow: Flow) -> Ranges:
+    return _prefixes(flow.destinations, flow.version)
+
+
+_DESTINATION = _Dimension("destination", _destinations, lambda at: at.destination, lambda at: at.address_key)
+_SOURCE = _Dimension(
+    "source",
+    lambda flow: _prefixes(flow.sources, flow.version) if flow.sources else None,
+    lambda at: at.source,
+    lambda at: at.address_key,
+)
+_DESTINATION_PORT = _Dimension(
+    "dport", lambda flow: _ports(flow.destination_ports), lambda at: at.destination_port, lambda _: PORT_KEY
+)
+_SOURCE_PORT = _Dimension(
+    "sport", lambda flow: _ports(flow.source_ports), lambda at: at.source_port, lambda _: PORT_KEY
+)
+_PORTED: Final = (_DESTINATION, _DESTINATION_PORT, _SOURCE, _SOURCE_PORT)
+_ADDRESSED: Final = (_DESTINATION, _SOURCE)
+
+
+def _byte_match(match: ByteMatch, where: Layout) -> bytes | None:
+    """Ends the rule unless the match holds, byte by byte; None: it cannot hold here."""
+    result = b""
+    for i in range(match.length):
+        shift = 8 * (match.length - 1 - i)
+        bits, wanted = match.mask >> shift & 0xFF, (match.value & match.mask) >> shift & 0xFF
+        load = where.header_byte(match.offset + i)
+        if load is None:
+            return None
+        result += nft.payload(load)
+        if bits != 0xFF:
+            result += nft.mask(bytes([bits]))
+        result += nft.compare(bytes([wanted]))
+    return result
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    hashed = hashlib.blake2b(digest_size=6)
+    for part in parts:
+        hashed.update(len(part).to_bytes(4, "big") + part)
+    return hashed.hexdigest()

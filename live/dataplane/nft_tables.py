@@ -1,0 +1,208 @@
+"""What our nftables table holds and what it should hold, and the transactions that lead from one to the other.
+
+Most of it is content under names that say the content (`nft_program`); added before anything leads to it, deleted after nothing does
+any more. What switches packets over is one transaction: the changed buckets, and the rules of the base chains.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from live.dataplane import nft_expressions as nft
+from live.dataplane.nft_expressions import Meta, Reject
+from live.dataplane.nft_maps import PREFIX, assign
+from live.dataplane.nft_marks import REJECT_MARK
+from live.dataplane.nft_packets import FAMILY
+from live.dataplane.nft_program import COUNTS, UNMATCHED, Program
+from live.dataplane.nft_wire import FAMILY_KEY, INTERVAL, MAP, MARK_KEY, Marks, NftSocket, Table, element
+from live.netlink import Message
+
+ENTRY: Final = "prerouting"
+REFUSE: Final = "refuse"
+_PREROUTING_HOOK, _FORWARD_HOOK = 0, 2
+_RAW_PRIORITY: Final = -300
+_MESSAGE_BYTES: Final = 16
+_CHANGED_BUCKET_BYTES: Final = 16 + 28
+_FAMILY_KEYS: Final = tuple(bytes([number]) for number in FAMILY.values())
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the kernel has. `base` are the rules of the base chains, None when unknown."""
+
+    chains: frozenset[str] = frozenset()
+    sets: frozenset[str] = frozenset()
+    maps: Mapping[str, Marks] = field(default_factory=dict)
+    """The mark of each bucket, 0 for none, by the map's name."""
+    counts: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Marks by the name of the set that counts them."""
+    base: Mapping[str, tuple[bytes, ...]] | None = None
+
+    def place(self, tables: Mapping[str, Marks], capacity_bytes: int) -> tuple[dict[str, Marks], dict[str, str]]:
+        """(content by map name, map name by pool) for the table of each pool; pools that reject everything need no map.
+
+        Maps that would have to change in more places than a transaction holds are made anew instead.
+        """
+        wanted = {pool: table for pool, table in tables.items() if table.any()}
+        unique = {table.tobytes(): table for table in wanted.values()}
+        room = capacity_bytes // 2
+        kept: dict[str, Marks] = {}
+        for content, name in assign(self.maps, unique).items():
+            if name in self.maps:
+                change_bytes = int(np.count_nonzero(self.maps[name] != unique[content])) * _CHANGED_BUCKET_BYTES
+                if change_bytes <= room:
+                    kept[name] = self.maps[name]
+                    room -= change_bytes
+        names = assign(kept, unique, taken=self.maps)
+        return (
+            {name: unique[content] for content, name in names.items()},
+            {pool: names[table.tobytes()] for pool, table in wanted.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the kernel should have."""
+
+    program: Program
+    maps: Mapping[str, Marks]
+    counts: Mapping[str, frozenset[int]]
+
+    def state(self) -> State:
+        """The state when it has."""
+        return State(
+            chains=frozenset(self.program.chains) | {ENTRY, REFUSE},
+            sets=frozenset(self.program.sets) | {UNMATCHED},
+            maps=self.maps,
+            counts=self.counts,
+            base=self.base,
+        )
+
+    @property
+    def base(self) -> dict[str, tuple[bytes, ...]]:
+        mark = REJECT_MARK.to_bytes(4, sys.byteorder)
+        refused = nft.meta(Meta.MARK) + nft.compare(mark)
+        tcp = nft.meta(Meta.PROTOCOL) + nft.compare(bytes([6]))
+        return {
+            ENTRY: self.program.entry,
+            REFUSE: (refused + tcp + nft.reject(Reject.TCP_RESET), refused + nft.reject(Reject.ICMP)),
+        }
+
+
+def load(kernel: NftSocket, table: Table) -> State:
+    """What the kernel has in `table`."""
+    chains, sets = kernel.chains(table.name), kernel.sets(table.name)
+    maps = {}
+    for name, size in sets.items():
+        if name.startswith(PREFIX):
+            buckets, marks = kernel.pairs(table.name, name)
+            maps[name] = np.zeros(size, np.uint32)
+            maps[name][buckets] = marks
+    counts = {
+        name: frozenset(int.from_bytes(key, sys.byteorder) for key in kernel.counts(table.name, name))
+        for name in sets
+        if name.startswith(COUNTS)
+    }
+    return State(
+        chains=frozenset(chains), sets=frozenset(sets.keys() - maps.keys() - counts.keys()), maps=maps, counts=counts
+    )
+
+
+def unmatched_counts(kernel: NftSocket, table: Table) -> tuple[int, int]:
+    """(packets, bytes) that were dropped because no flow matched."""
+    found = kernel.counts(table.name, UNMATCHED).values()
+    return sum(packets for packets, _ in found), sum(octets for _, octets in found)
+
+
+def transactions(table: Table, state: State, desired: Desired, capacity_bytes: int) -> list[list[Message]]:
+    """The changes in as few transactions as `capacity_bytes` allows: one, or additions, the switch, and deletions."""
+    additions = list(_additions(table, state, desired))
+    switch = list(_switch(table, state, desired))
+    deletions = list(_deletions(table, state, desired))
+    whole = additions + switch + deletions
+    if sum(len(message.body) + _MESSAGE_BYTES for message in whole) <= capacity_bytes:
+        return [whole]
+    return [*_slices(additions, capacity_bytes), switch, *_slices(deletions, capacity_bytes)]
+
+
+def _additions(table: Table, state: State, desired: Desired) -> Iterator[Message]:
+    program = desired.program
+    new_chains = [name for name in program.chains if name not in state.chains]
+    if ENTRY not in state.chains or REFUSE not in state.chains:
+        yield table.create()
+        yield table.base_chain(ENTRY, _PREROUTING_HOOK, _RAW_PRIORITY)
+        yield table.base_chain(REFUSE, _FORWARD_HOOK, _RAW_PRIORITY)
+    if UNMATCHED not in state.sets:
+        yield table.counting_set(UNMATCHED, FAMILY_KEY)
+        yield from table.add_elements(UNMATCHED, [element(key) for key in _FAMILY_KEYS])
+    for name in new_chains:
+        yield table.chain(name)
+    for name, content in program.sets.items():
+        if name not in state.sets:
+            yield table.set(name, content.key, flags=INTERVAL if content.intervals else 0, verdicts=content.verdicts)
+            yield from table.add_elements(name, content.elements)
+    for name, marks in desired.counts.items():
+        if name not in state.counts:
+            yield table.counting_set(name, MARK_KEY)
+        yield from table.add_elements(name, _elements(marks - state.counts.get(name, frozenset())))
+    for name, mark_of in desired.maps.items():
+        if name not in state.maps:
+            yield table.set(name, MARK_KEY, flags=MAP, size=len(mark_of))
+            buckets = np.flatnonzero(mark_of).astype(np.uint32)
+            yield from table.add_pairs(name, buckets, mark_of[buckets])
+    for name in new_chains:
+        for rule in program.chains[name]:
+            yield table.rule(name, rule)
+
+
+def _switch(table: Table, state: State, desired: Desired) -> Iterator[Message]:
+    for name, new in desired.maps.items():
+        if name not in state.maps:
+            continue
+        old = state.maps[name]
+        changed = np.flatnonzero(old != new).astype(np.uint32)
+        yield from table.delete_keys(name, changed[old[changed] != 0])
+        added = changed[new[changed] != 0]
+        yield from table.add_pairs(name, added, new[added])
+    base = desired.base
+    for chain, rules in base.items():
+        if state.base is None or state.base[chain] != rules:
+            yield table.delete_rules(chain)
+            for rule in rules:
+                yield table.rule(chain, rule)
+
+
+def _deletions(table: Table, state: State, desired: Desired) -> Iterator[Message]:
+    after = desired.state()
+    for name, marks in desired.counts.items():
+        yield from table.delete_elements(name, _elements(state.counts.get(name, frozenset()) - marks))
+    # Without rules and sets nothing leads to a chain, so the order of the chains does not matter.
+    for name in state.chains - after.chains:
+        yield table.delete_rules(name)
+    for name in (*(state.sets - after.sets), *(state.maps.keys() - after.maps), *(state.counts.keys() - after.counts)):
+        yield table.delete_set(name)
+    for name in state.chains - after.chains:
+        yield table.delete_chain(name)
+
+
+def _elements(marks: Iterable[int]) -> list[bytes]:
+    return [element(mark.to_bytes(4, sys.byteorder)) for mark in sorted(marks)]
+
+
+def _slices(messages: list[Message], capacity_bytes: int) -> Iterator[list[Message]]:
+    some: list[Message] = []
+    used = 0
+    for message in messages:
+        size = len(message.body) + _MESSAGE_BYTES
+        if some and used + size > capacity_bytes:
+            yield some
+            some, used = [], 0
+        some.append(message)
+        used += size
+    if some:
+        yield some
