@@ -185,7 +185,8 @@ def _with_detail(session: Session, text: str) -> Session:
         case "BGP state":
             return replace(session, state=value)
         case "Neighbor address":
-            return replace(session, neighbor=ip_address(value))
+            # BIRD writes the interface behind 169.254.0.0/16 too, and Python knows zones of IPv6 only.
+            return replace(session, neighbor=ip_address(value if ":" in value else value.partition("%")[0]))
         case "Neighbor AS":
             return replace(session, neighbor_asn=int(value))
         case "Last error":
