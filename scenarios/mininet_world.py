@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import threading
 import time
 import urllib.error
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from core.errors import MachineError, TidegateError
 from core.kube import Json
@@ -24,6 +25,7 @@ from scenarios.convergence import View, missing_in_api, missing_in_kernels, miss
 from scenarios.drive import TrafficDrive
 from scenarios.imitated_cluster import ImitatedCluster
 from scenarios.spec import ApiServer, Delete, Router, Scale, Scenario, Traffic
+from scenarios.testbed import Host
 from scenarios.world import Milestone, Observation, Running, Sample
 from sim.cluster.networks import vlan_bridge
 from sim.net.namespaces import ip_batch
@@ -53,6 +55,7 @@ class MininetWorld:
         self._network = VirtualNetwork()
         self._speakers: dict[str, tuple[Router, BirdSpeaker]] = {}
         self._clients: dict[str, TrafficClient] = {}
+        self._scenario_name = ""
         self._view: ClusterView | None = None
         self._dataplanes: dict[str, str] = {}
         self._seen: tuple[int, View, tuple[str, ...]] | None = None
@@ -66,6 +69,7 @@ class MininetWorld:
     def start(self, scenario: Scenario) -> None:
         if scenario.api is not ApiServer.IMITATED:
             raise MachineError("a real kube-apiserver cannot be started by this version", "use --set api=imitated")
+        self._scenario_name = scenario.name
         self._network.start()
         self._exits.callback(self._network.stop)
         cluster = ImitatedCluster(
@@ -203,6 +207,38 @@ class MininetWorld:
                 Sample(t_s=now_s, entity=router.name, metric="routes_learned", value=len(state.routes), unit="1")
             )
         return Observation(t_s=now_s, objects=self._cluster_view.objects(), samples=tuple(samples))
+
+    def hosts(self) -> list[Host]:
+        """The hosts of the network, for `scenarios.testbed`."""
+        return [
+            Host(
+                name=view.name,
+                addresses=[str(a.ip) for one in view.attachments for a in one.addresses]
+                + [str(a.ip) for a in view.loopback],
+            )
+            for view in self._network.hosts()
+        ]
+
+    def status(self) -> dict[str, Any]:
+        """What is up, for `scenarios.testbed`."""
+        return {
+            "scenario": self._scenario_name,
+            "missing": "; ".join(self._missing(Milestone.ROUTED)),
+            "hosts": [host._asdict() for host in self.hosts()],
+            "routes": [
+                {"router": name, "prefix": str(route.prefix), "over": [str(hop.address) for hop in route.next_hops]}
+                for name, (_, speaker) in self._speakers.items()
+                for route in speaker.observe().routes
+            ],
+        }
+
+    def popen(self, host: str, command: list[str], streams: tuple[int, int, int]) -> subprocess.Popen[bytes]:
+        """Runs a command in a host, for `scenarios.testbed`."""
+        stdin, stdout, stderr = streams
+        process: subprocess.Popen[bytes] = self._network.host(host).popen(
+            command, stdin=stdin, stdout=stdout, stderr=stderr
+        )
+        return process
 
     def facts(self) -> Mapping[str, str]:
         planes = ", ".join(sorted(set(self._dataplanes.values())))

@@ -82,6 +82,32 @@ def run(loaded: LoadedScenario, world: World, events: Events, progress: Progress
     return runner.outcome()
 
 
+def set_up(scenario: Scenario, manifests: Sequence[Json], world: World, events: Events, progress: Progress) -> None:
+    """Everything before time zero. Raises NotConverged."""
+
+    def reach(milestone: Milestone) -> None:
+        deadline_s = world.now_s() + scenario.setup_deadline_s
+        running = world.converge(milestone)
+        while not running.over:
+            if world.now_s() >= deadline_s:
+                waiting = running.waiting_for()
+                raise NotConverged(f"not {milestone.value} within {scenario.setup_deadline_s:g} s: {waiting}")
+            world.wait([running], until_s=deadline_s)
+        events.event(world.now_s(), milestone.value)
+
+    nodes, routers = scenario.topology.nodes, len(scenario.topology.routers)
+    up = f"cluster up: {_count(nodes, 'node')}, {_count(routers, 'router')} outside"
+    with progress.phase("cluster", "starting the cluster", up):
+        events.event(world.now_s(), "start")
+        world.start(scenario)
+    with progress.phase("gateways", "programming the gateways", "gateways programmed"):
+        world.apply(manifests)
+        events.event(world.now_s(), "applied", objects=len(manifests))
+        reach(Milestone.PROGRAMMED)
+    with progress.phase("routing", "waiting for BGP and BFD", "BGP and BFD up, VIPs in every router outside"):
+        reach(Milestone.ROUTED)
+
+
 class _Runner:
     """The state of one run."""
 
@@ -109,17 +135,7 @@ class _Runner:
 
     def run(self) -> None:
         """All phases."""
-        nodes, routers = self.scenario.topology.nodes, len(self.scenario.topology.routers)
-        up = f"cluster up: {_count(nodes, 'node')}, {_count(routers, 'router')} outside"
-        with self.progress.phase("cluster", "starting the cluster", up):
-            self.events.event(self.world.now_s(), "start")
-            self.world.start(self.scenario)
-        with self.progress.phase("gateways", "programming the gateways", "gateways programmed"):
-            self.world.apply(self.manifests)
-            self.events.event(self.world.now_s(), "applied", objects=len(self.manifests))
-            self.reach(Milestone.PROGRAMMED)
-        with self.progress.phase("routing", "waiting for BGP and BFD", "BGP and BFD up, VIPs in every router outside"):
-            self.reach(Milestone.ROUTED)
+        set_up(self.scenario, self.manifests, self.world, self.events, self.progress)
         self.before = self.world.observe()
         self.facts = self.world.facts()
         total = sum(traffic.connections for traffic in self.scenario.traffic)
@@ -128,18 +144,6 @@ class _Runner:
             self.finish()
         self.total_s = self.world.now_s()
         self.after = self.world.observe()
-
-    def reach(self, milestone: Milestone) -> None:
-        """Waits for a milestone before the first step."""
-        deadline_s = self.world.now_s() + self.scenario.setup_deadline_s
-        running = self.world.converge(milestone)
-        while not running.over:
-            if self.world.now_s() >= deadline_s:
-                raise NotConverged(
-                    f"not {milestone.value} within {self.scenario.setup_deadline_s:g} s: {running.waiting_for()}"
-                )
-            self.world.wait([running], until_s=deadline_s)
-        self.events.event(self.world.now_s(), milestone.value)
 
     def play(self) -> None:
         """The timeline, until every step is over."""

@@ -60,27 +60,37 @@ def _seed(text: str) -> int:
 
 def run_all(chosen: argparse.Namespace, arguments: list[str]) -> int:
     """Runs the scenarios one after the other; all are read before the first begins."""
+    loaded = load_all(chosen.scenarios, chosen.settings, chosen.seed)
+    from scenarios.worlds import enter
+
+    # Whatever is wrong with the input has been said: from here on this may be another process, inside of namespaces.
+    enter(chosen.on, ["run", *arguments])
+    return max(_run_one(found, chosen) for found in loaded)
+
+
+def load_all(names: list[str], settings: list[str], seed: int | None) -> list[LoadedScenario]:
+    """The scenarios with good manifests. Raises InputError with every problem of all of them."""
     from core.errors import InputError, Problem
     from scenarios.load import load_scenario
     from scenarios.manifests import read_manifests
 
     loaded: list[LoadedScenario] = []
     problems: list[Problem] = []
-    for name in chosen.scenarios:
+    for name in names:
         try:
-            found = load_scenario(name, settings=chosen.settings, seed=chosen.seed)
+            found = load_scenario(name, settings=settings, seed=seed)
             read_manifests(found.manifests)
             loaded.append(found)
         except InputError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)
     if problems:
         raise InputError(*problems)
+    return loaded
 
-    from scenarios.worlds import enter
 
-    # Whatever is wrong with the input has been said: from here on this may be another process, inside of namespaces.
-    enter(chosen.on, ["run", *arguments])
-    return max(_run_one(found, chosen) for found in loaded)
+def log_to(folder: Path) -> None:
+    """What the parts of this process say is for whoever looks for a fault; the terminal is for the run."""
+    logging.basicConfig(filename=folder / "run.log", level=logging.INFO, format=LOG_FORMAT, force=True)
 
 
 def _run_one(loaded: LoadedScenario, chosen: argparse.Namespace) -> int:
@@ -90,8 +100,7 @@ def _run_one(loaded: LoadedScenario, chosen: argparse.Namespace) -> int:
     from scenarios.worlds import make_world
 
     with RunFolder.create(chosen.out, loaded.scenario.name) as folder:
-        # What the parts of this process say is for whoever looks for a fault; the terminal is for the run.
-        logging.basicConfig(filename=folder.logs / "run.log", level=logging.INFO, format=LOG_FORMAT, force=True)
+        log_to(folder.logs)
         world = make_world(chosen.on, logs=folder.logs)
         progress = Progress(world.now_s)
         progress.line(f"{loaded.scenario.name} on {world.name}: {loaded.scenario.title}")

@@ -1,0 +1,14 @@
+"""tidegate down: ends the testbed."""
+
+from __future__ import annotations
+
+from scenarios.commands.options import parser
+
+
+def main(arguments: list[str]) -> int:
+    parser("down", "Ends the testbed; returns when nothing of it is left.", "  tidegate down").parse_args(arguments)
+
+    from scenarios.testbed import ask
+
+    ask({"do": "down"})
+    return 0
