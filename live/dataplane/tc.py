@@ -1,0 +1,273 @@
+"""The `tc` data plane: a BPF program at the ingress of each interface (tc.bpf.c), its maps (tc_tables.py), and what holds them.
+
+What is in the kernel stays there when the agent ends, held by pins on a BPF file system. An agent that starts knows nothing of the
+maps that it finds: it loads its own program, fills its maps, and puts it in the place of the old one, link by link; each packet sees
+the one or the other, and both say the truth. So a restart, an upgrade and maps that have become too small are one thing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from core.errors import DataplaneError, MachineError
+from core.lb.forwarding import Forwarding, Target
+from core.model import Address
+from core.ports import FlowCounter
+from live import sysctl
+from live.dataplane import bpf, libbpf, tc_slow
+from live.dataplane.egress import Egress, Link, egress, links
+from live.dataplane.tc_image import compile_flows
+from live.dataplane.tc_program import (
+    COMPILE_COMMAND,
+    FRAGMENT_SHAPE,
+    OBJECT,
+    TARGET,
+    Constants,
+    Drop,
+    Program,
+    new_fragments,
+)
+from live.dataplane.tc_tables import NoRoomError, Record, Tables, sizes_of
+
+log = logging.getLogger(__name__)
+
+ANSWERS_PER_S: Final = 1000
+"""RST and ICMP errors, of each CPU."""
+_DEFRAG_PRIORITY: Final = -300
+"""Behind the hook that puts fragments together (-400, NF_IP_PRI_CONNTRACK_DEFRAG)."""
+_INGRESS: Final = "ingress-"
+"""Of pins; then the index of the interface, for its name may have dots, which that file system refuses."""
+_FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_PROG_TYPE_SCHED_CLS: Final = 3
+_EINVAL: Final = 22
+
+
+def default_pins() -> Path | None:
+    """Where the pins of this network namespace are: on the BPF file system that was mounted last; None: there is none."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    found = [Path(fields[1]) for fields in mounts if fields[2] == "bpf"]
+    return found[-1] / f"tidegate-{Path('/proc/thread-self/ns/net').stat().st_ino}" if found else None
+
+
+def probe() -> str | None:
+    """Why this data plane cannot be used here; None: it can."""
+    if not OBJECT.is_file():
+        return f"{OBJECT.name} has not been compiled ({COMPILE_COMMAND})"
+    if reason := libbpf.available():
+        return reason
+    try:
+        with bpf.closing(bpf.load_trivial(_PROG_TYPE_SCHED_CLS)) as program:
+            try:
+                os.close(bpf.link_tcx_ingress(program, 0))
+            except bpf.BpfError as error:
+                # Interface 0 does not exist; a kernel without tcx does not even look for it.
+                if error.errno == _EINVAL:
+                    return "this kernel has no tcx links (Linux 6.6 has)"
+        os.close(bpf.load_trivial(32, bpf.NETFILTER))
+    except DataplaneError as error:
+        return f"BPF may not be used: {error}"
+    pins = default_pins()
+    if pins is None or not os.access(pins.parent, os.W_OK):
+        return "no BPF file system is mounted that we may write to (mount -t bpf bpf /sys/fs/bpf)"
+    return None
+
+
+class TcDataplane:
+    """`core.ports.Dataplane` by BPF. For one network namespace: that of the thread that calls it.
+
+    `pins` is a folder on a BPF file system that is this namespace's alone; it is made if need be.
+
+    Raises MachineError when the object has not been compiled or there is no BPF file system.
+    """
+
+    def __init__(
+        self, *, pins: Path | None = None, answers_per_s: int = ANSWERS_PER_S, object_path: Path = OBJECT
+    ) -> None:
+        found = pins or default_pins()
+        if found is None or not bpf.is_bpffs(found if found.exists() else found.parent):
+            where = f"{found.parent} is not" if found else "there is no"
+            raise MachineError(f"{where} BPF file system", "mount one with: mount -t bpf bpf /sys/fs/bpf")
+        if not object_path.is_file():
+            raise MachineError(f"{object_path.name} has not been compiled", f"compile it with: {COMPILE_COMMAND}")
+        self._pins = found
+        self._object = object_path
+        self._answers_per_s = answers_per_s
+        self._tables: Tables | None = None
+        self._fragments: int | None = None
+        self._unreachable: frozenset[Target] = frozenset()
+
+    def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
+        """Makes `forwarding` true for packets that arrive on `interfaces` (tc_tables.py says in which order), and for no others.
+
+        Targets on no network of this namespace get nothing: their packets are dropped and counted, never sent elsewhere.
+
+        Raises DataplaneError when an interface does not exist or the kernel refuses.
+        """
+        there = links()
+        if missing := [name for name in interfaces if name not in there]:
+            raise DataplaneError(
+                f"there is no interface {', '.join(missing)} in this network namespace, only {', '.join(there)}"
+            )
+        for parameter in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+            sysctl.ensure(parameter, "1")
+        way_out = egress()
+        targets = {target for pool in forwarding.pools for target in pool.targets}
+        self._tell_unreachable(targets, way_out)
+        mtus = [link.mtu_bytes for target in targets if (link := way_out.link_of(target.address))]
+        self._pins.mkdir(exist_ok=True)
+        entrance, exit_ = tc_slow.ensure(min(mtus, default=1500))
+        before = self._tables
+        self._fill(forwarding, _records(way_out), entrance.index)
+        try:
+            self._attach(exit_, [there[name] for name in dict.fromkeys(interfaces)])
+        finally:
+            if before is not None and before is not self._tables:
+                before.program.close()
+
+    def _tell_unreachable(self, targets: set[Target], way_out: Egress) -> None:
+        unreachable = frozenset(target for target in targets if way_out.link_of(target.address) is None)
+        for target in sorted(unreachable - self._unreachable):
+            log.warning(
+                "target on no network of ours: its packets are dropped",
+                extra={"target": str(target.address), "service": target.service, "pod": target.pod},
+            )
+        self._unreachable = unreachable
+
+    def _fill(self, forwarding: Forwarding, record_of: Callable[[Target], Record], slow_ifindex: int) -> None:
+        constants = Constants(
+            slow_ifindex=slow_ifindex,
+            fragment_mark=tc_slow.MARK,
+            answer_mark=tc_slow.ANSWER_MARK,
+            answers_per_s=self._answers_per_s,
+        )
+        old = self._tables
+        known = old is not None and old.has_flows(forwarding.flows)
+        decisions = old.decisions if old is not None and known else compile_flows(forwarding.flows)
+        needed = sizes_of(forwarding, decisions, record_of)
+        if old is not None and old.program.constants == constants and old.program.sizes.hold(needed):
+            try:
+                old.fill(forwarding, decisions, record_of)
+            except NoRoomError:
+                log.info("the maps are full, loading a bigger program")
+            else:
+                return
+        program = Program(needed.roomy(), constants, self._fragment_map(), self._object)
+        try:
+            self._tables = Tables(program, carried=old.totals() if old is not None else {})
+            self._tables.fill(forwarding, decisions, record_of)
+        except BaseException:
+            self._tables = old
+            program.close()
+            raise
+
+    def _fragment_map(self) -> int:
+        """The pinned map, if it is of our shape, else a new one in its place."""
+        if self._fragments is None:
+            path = self._pins / "fragments"
+            fd = bpf.pinned(path)
+            if fd is not None and bpf.map_shape(fd) != FRAGMENT_SHAPE:
+                os.close(fd)
+                path.unlink()
+                fd = None
+            if fd is None:
+                fd = new_fragments()
+                bpf.pin(fd, path)
+            self._fragments = fd
+        return self._fragments
+
+    # --- links -------------------------------------------------------------------------------------------------------------
+
+    def _attach(self, slow: Link, interfaces: Sequence[Link]) -> None:
+        """Gives every link our program: those of the slow device first, so that nothing is sent there in vain."""
+        assert self._tables is not None
+        programs = self._tables.program.programs
+        # In this order they run: both anew if one is missing.
+        slow_names = ("answer", "slow")
+        if not all(self._renew(name, programs[f"tg_{name}"], slow.index) for name in slow_names):
+            for name in slow_names:
+                (self._pins / name).unlink(missing_ok=True)
+                self._pin_link(name, bpf.link_tcx_ingress(programs[f"tg_{name}"], slow.index))
+        for version, family in _FAMILY.items():
+            name = f"defrag{version}"
+            if not (self._pins / name).exists():
+                self._pin_link(name, bpf.link_netfilter_defrag(programs["tg_defrag"], family, _DEFRAG_PRIORITY))
+        for link in interfaces:
+            name = f"{_INGRESS}{link.index}"
+            if not self._renew(name, programs["tg_ingress"], link.index):
+                self._pin_link(name, bpf.link_tcx_ingress(programs["tg_ingress"], link.index))
+        wanted = {f"{_INGRESS}{link.index}" for link in interfaces}
+        for path in self._pins.glob(f"{_INGRESS}*"):
+            if path.name not in wanted:
+                path.unlink()
+
+    def _renew(self, name: str, program: int, ifindex: int) -> bool:
+        """Gives the pinned link this program; False: there is no link to that interface, nor a pin any more."""
+        fd = bpf.pinned(self._pins / name)
+        if fd is None:
+            return False
+        with bpf.closing(fd):
+            if bpf.link_ifindex(fd) == ifindex:
+                bpf.update_link(fd, program)
+                return True
+        (self._pins / name).unlink()
+        return False
+
+    def _pin_link(self, name: str, fd: int) -> None:
+        with bpf.closing(fd):
+            bpf.pin(fd, self._pins / name)
+
+    # --- the rest of the port ------------------------------------------------------------------------------------------------
+
+    def counters(self) -> Sequence[FlowCounter]:
+        """By flow and target, since this object's first `apply`; targets that are gone for longer are missing."""
+        if self._tables is None:
+            return ()
+        summed: dict[tuple[str, Address | None], tuple[int, int]] = {}
+        for ((flow, _), target), (packets, octets) in self._tables.totals().items():
+            before = summed.get((flow, target), (0, 0))
+            summed[flow, target] = before[0] + packets, before[1] + octets
+        return tuple(
+            FlowCounter(flow=flow, target=target, packets=packets, bytes=octets)
+            for (flow, target), (packets, octets) in summed.items()
+        )
+
+    def drops(self) -> dict[Drop, int]:
+        """Packets to our VIPs that were dropped, by reason, since the program was loaded."""
+        return self._tables.program.drops() if self._tables is not None else dict.fromkeys(Drop, 0)
+
+    def remove(self) -> None:
+        """Takes links, pins, maps and the slow device out of the kernel, whoever put them there."""
+        if self._pins.exists():
+            for path in self._pins.iterdir():
+                path.unlink()
+            self._pins.rmdir()
+        self.close()
+        tc_slow.remove()
+
+    def close(self) -> None:
+        """Lets go of descriptors; what is attached stays and forwards."""
+        if self._tables is not None:
+            self._tables.program.close()
+            self._tables = None
+        if self._fragments is not None:
+            os.close(self._fragments)
+            self._fragments = None
+
+
+def _records(way_out: Egress) -> Callable[[Target], Record]:
+    """Targets as struct target has them: where they are now."""
+    found: dict[Target, Record] = {}
+
+    def record_of(target: Target) -> Record:
+        if target not in found:
+            link = way_out.link_of(target.address)
+            index, mtu_bytes = (link.index, link.mtu_bytes) if link else (0, 0)
+            found[target] = TARGET.pack(index, mtu_bytes, target.address.packed, _FAMILY[target.address.version])
+        return found[target]
+
+    return record_of

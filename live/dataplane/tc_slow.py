@@ -1,0 +1,131 @@
+"""The slow device: a veth pair of the gateway's own namespace, for what the program cannot do to a packet where it comes in.
+
+    tg-slow0  --->  tg-slow1, with tg_answer and tg_slow at its ingress
+
+* The kernel sends marked packets there (a rule, a table): fragments that came in the wrong order, after it has put them together; and
+  IPv4 packets that may be fragmented and have to be. It leaves them on tg-slow0 as fragments of that device's MTU, the first one first.
+* The program sends packets there that it is about to answer. The device has no checksum offload, so what comes out is finished.
+
+Nothing else uses it: no addresses, no ARP; whatever arrives without a mark is dropped.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+import struct
+from typing import Final
+
+from core.errors import DataplaneError
+from live.dataplane.egress import Link, links
+from live.netlink import (
+    CREATE,
+    EXCL,
+    NETLINK_ROUTE,
+    Message,
+    NetlinkSocket,
+    attribute,
+    nested,
+    text,
+    u32,
+)
+from live.rtnetlink import Change, RouteSocket, RouteSpec, RuleSpec, default_of
+
+NAME: Final = "tg-slow0"
+PEER: Final = "tg-slow1"
+MARK: Final = 0x7467_0001
+"""Of packets that the kernel shall send there."""
+ANSWER_MARK: Final = 0x7467_0002
+"""Of packets that the program sends there itself."""
+TABLE: Final = 0x7467
+PRIORITY: Final = 20090
+"""Before the rules of replies (live/routes.py): a marked packet is on its way to a target."""
+LEAST_MTU_BYTES: Final = 1280
+
+_NEWLINK, _DELLINK = 16, 17
+_IFLA_MTU, _IFLA_LINKINFO, _IFLA_AF_SPEC = 4, 18, 26
+_UP, _NOARP = 0x1, 0x80
+_EEXIST, _ENODEV = 17, 19
+
+
+def ensure(mtu_bytes: int) -> tuple[Link, Link]:
+    """The two ends (where to send to, where it comes out), made if need be, with the MTU of the narrowest network of targets.
+
+    Raises DataplaneError when the kernel refuses.
+    """
+    mtu_bytes = max(mtu_bytes, LEAST_MTU_BYTES)
+    found = links()
+    if NAME not in found or PEER not in found:
+        _change(_remove_message(), _create_message())
+    _change(*(_furnish_message(name) for name in (NAME, PEER)), *(_start_message(n, mtu_bytes) for n in (NAME, PEER)))
+    _without_checksum_offload(NAME)
+    found = links()
+    versions = (4, 6)
+    routes = [
+        RouteSpec(destination=default_of(v), table=TABLE, metric=1, interface=found[NAME].index) for v in versions
+    ]
+    with RouteSocket() as kernel:
+        kernel.apply(Change(routes=routes, rules=[_rule(v) for v in versions]))
+    return found[NAME], found[PEER]
+
+
+def remove() -> None:
+    """Takes device, rules and routes away; what is not there is no error."""
+    with RouteSocket() as kernel:
+        kernel.apply(Change(old_rules=[_rule(v) for v in (4, 6)], old_routes=kernel.routes(TABLE)))
+    _change(_remove_message())
+
+
+def _rule(version: int) -> RuleSpec:
+    return RuleSpec(version=version, priority=PRIORITY, table=TABLE, mark=MARK, mask=0xFFFFFFFF)
+
+
+def _change(*messages: Message) -> None:
+    with NetlinkSocket(NETLINK_ROUTE) as kernel:
+        errors = [
+            error
+            for error in kernel.change(messages)
+            if not (error.errno == _ENODEV and messages[error.index].kind == _DELLINK)
+        ]
+    if errors:
+        raise errors[0]
+
+
+def _header(flags: int = 0, change: int = 0) -> bytes:
+    return struct.pack("=BxHiII", 0, 0, 0, flags, change)
+
+
+def _remove_message() -> Message:
+    return Message(_DELLINK, 0, _header() + text(3, NAME), f"deleting the device {NAME}")
+
+
+def _create_message() -> Message:
+    veth_info_peer = 1
+    peer = attribute(veth_info_peer, _header() + text(3, PEER))
+    info = nested(_IFLA_LINKINFO, attribute(1, b"veth"), nested(2, peer))
+    return Message(_NEWLINK, CREATE | EXCL, _header() + text(3, NAME) + info, f"making the device {NAME}")
+
+
+def _furnish_message(name: str) -> Message:
+    """No addresses of its own, not even a link-local one: set before the device is up."""
+    inet6_addr_gen_mode, none = 8, 1
+    spec = nested(_IFLA_AF_SPEC, nested(socket.AF_INET6, attribute(inet6_addr_gen_mode, bytes([none]))))
+    return Message(_NEWLINK, 0, _header(_NOARP, _NOARP) + text(3, name) + spec, f"furnishing the device {name}")
+
+
+def _start_message(name: str, mtu_bytes: int) -> Message:
+    body = _header(_UP, _UP) + text(3, name) + u32(_IFLA_MTU, mtu_bytes)
+    return Message(_NEWLINK, 0, body, f"starting the device {name}")
+
+
+def _without_checksum_offload(name: str) -> None:
+    """ETHTOOL_STXCSUM 0 (linux/ethtool.h); segmentation offloads go with it."""
+    siocethtool, ethtool_stxcsum = 0x8946, 0x17
+    value = array.array("I", [ethtool_stxcsum, 0])
+    request = struct.pack("16sQ", name.encode(), value.buffer_info()[0]) + bytes(16)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            fcntl.ioctl(any_socket, siocethtool, request)
+        except OSError as error:
+            raise DataplaneError(f"turning off the checksum offload of {name}: {error.strerror}") from error

@@ -1,0 +1,266 @@
+"""What stands in the maps of one program, and how it becomes what a Forwarding says.
+
+Order of a change, so that no packet meets a gap or a mixture:
+
+    1. targets that are new are written, where no table points to yet
+    2. the tables of pools that are new or changed are swapped in, each whole; the kernel waits until no packet sees an old one
+    3. the decision image is swapped in, if flows have changed; all flows at once, with the pools and counters that they lead to
+    4. pools that no flow leads to any more are freed, then targets that no table points to any more
+
+A pool keeps its slot as long as it lives, so between 2 and 3 the old flows lead to new tables of the same pools: each service is
+either as it was or as it will be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.lb.forwarding import Flow, Forwarding, Pool, Target, pool_table
+from core.model import Address
+from live.dataplane.tc_image import CELL_BYTES, Decisions, Place, compile_flows
+from live.dataplane.tc_program import REJECT_TARGET, TARGET, Program, Sizes
+
+Record = bytes
+"""A struct target: where packets for an address are sent. Two targets with equal records are one."""
+RecordOf = Callable[[Target], Record]
+FlowKey = tuple[str, str]
+"""Name and pool of a flow; flows that share both share their counters."""
+Totals = dict[tuple[FlowKey, Address | None], tuple[int, int]]
+"""Packets and bytes by flow and target; None: rejected."""
+
+REJECTED: Final = 0
+"""The counter of rejected packets, from the flow's first counter; targets have the following ones."""
+_LEAST_COUNTERS: Final = 8
+
+
+class NoRoomError(Exception):
+    """The program's maps are too small: load a bigger one and fill that. Nothing that forwards now is wrong."""
+
+
+@dataclass(slots=True)
+class _Numbers:
+    """Hands out the lowest numbers below `limit` that are free."""
+
+    limit: int
+    free: list[int] = field(default_factory=list)
+    end: int = 0
+
+    def take(self) -> int:
+        if self.free:
+            return self.free.pop()
+        if self.end == self.limit:
+            raise NoRoomError
+        self.end += 1
+        return self.end - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _PoolState:
+    """A pool whose table is in the kernel."""
+
+    slot: int
+    pool: Pool
+    records: tuple[Record, ...]
+    """By the order of `pool.targets`."""
+    counters: Mapping[Address, int]
+    """By target, from the flow's first counter. Those of targets that are gone stay taken until `room` is used up; then the pool moves
+    to another slot, and its flows to other counters, in one go."""
+    room: int
+    """How many counters a flow with this pool has; a power of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FlowState:
+    """The counters of a flow: `room` of them from `first` on, numbered as the pool in `slot` says."""
+
+    first: int
+    room: int
+    slot: int
+
+
+PoolKey = tuple[str, int]
+"""Name and table size: a table of another size is another pool."""
+
+
+def _key(pool: Pool) -> PoolKey:
+    return pool.name, pool.table_size
+
+
+def _room(targets: int) -> int:
+    return max(_LEAST_COUNTERS, 1 << (2 * targets).bit_length())
+
+
+def sizes_of(forwarding: Forwarding, decisions: Decisions, record_of: RecordOf) -> Sizes:
+    """The least sizes of a program that a change to `forwarding` fits into, from anything of half these sizes."""
+    pools = {pool.name: pool for pool in forwarding.pools}
+    keys = {(flow.name, flow.pool) for flow in forwarding.flows}
+    records = {record_of(target) for pool in pools.values() for target in pool.targets}
+    return Sizes(
+        image_bytes=len(decisions.image) * CELL_BYTES,
+        pools=len(pools),
+        table_entries=max((pool.table_size for pool in pools.values()), default=1),
+        targets=len(records),
+        counters=sum(_room(len(pools[pool].targets)) for _, pool in keys),
+    )
+
+
+class Tables:
+    """The content of one program's maps."""
+
+    def __init__(self, program: Program, *, carried: Totals) -> None:
+        """`carried`: what the program before has counted."""
+        self.program = program
+        self.decisions = compile_flows(())
+        self._flows: tuple[Flow, ...] | None = None
+        self._placed: tuple[list[Place], int] | None = None
+        self._pools: dict[PoolKey, _PoolState] = {}
+        self._slots = _Numbers(program.sizes.pools)
+        self._targets: dict[Record, int] = {}
+        self._target_numbers = _Numbers(program.sizes.targets)
+        self._uses: Counter[Record] = Counter()
+        """How many pools lead to a target."""
+        self._counters: dict[FlowKey, _FlowState] = {}
+        self._counters_end = 0
+        self._free_counters: dict[int, list[int]] = {}
+        self._carried = dict(carried)
+
+    def has_flows(self, flows: tuple[Flow, ...]) -> bool:
+        """Whether `decisions` are those of `flows`."""
+        return self._flows is not None and self._flows == flows
+
+    def fill(self, forwarding: Forwarding, decisions: Decisions, record_of: RecordOf) -> None:
+        """Makes the maps say `forwarding`, whose flows `decisions` decides.
+
+        Raises NoRoomError when the maps are too small, DataplaneError when the kernel refuses.
+        """
+        by_name = {pool.name: pool for pool in forwarding.pools}
+        pools = {_key(by_name[flow.pool]): by_name[flow.pool] for flow in forwarding.flows}
+        superseded = self._swap_tables(pools, record_of)
+        retired = self._place_counters(forwarding.flows, by_name)
+        placed = [self._place(flow, by_name[flow.pool]) for flow in forwarding.flows], forwarding.seed
+        if not self.has_flows(forwarding.flows) or placed != self._placed:
+            self.program.publish_image(decisions.placed(*placed))
+        self.decisions, self._flows, self._placed = decisions, forwarding.flows, placed
+        gone = [self._pools.pop(key) for key in self._pools.keys() - pools.keys()]
+        self._carry(retired, [*superseded, *gone])
+        self._free([*superseded, *gone])
+
+    def _swap_tables(self, pools: Mapping[PoolKey, Pool], record_of: RecordOf) -> list[_PoolState]:
+        """Returns the states that have been replaced."""
+        changed: dict[PoolKey, tuple[Record, ...]] = {}
+        for key, pool in pools.items():
+            records = tuple(map(record_of, pool.targets))
+            state = self._pools.get(key)
+            if state is None or state.pool != pool or state.records != records:
+                changed[key] = records
+        new = {record for records in changed.values() for record in records} - self._targets.keys()
+        numbers = {record: self._target_numbers.take() for record in sorted(new)}
+        self.program.write_targets({number: record for record, number in numbers.items()})
+        self._targets |= numbers
+        states = {key: self._state(key, pools[key], records) for key, records in changed.items()}
+        self.program.publish_tables({state.slot: self._entries(state) for state in states.values()})
+        for state in states.values():
+            self._uses.update(set(state.records))
+        superseded = [self._pools[key] for key in states if key in self._pools]
+        self._pools |= states
+        return superseded
+
+    def _state(self, key: PoolKey, pool: Pool, records: tuple[Record, ...]) -> _PoolState:
+        old = self._pools.get(key)
+        addresses = list(dict.fromkeys(target.address for target in pool.targets))
+        if old is not None:
+            new = [address for address in addresses if address not in old.counters]
+            if len(old.counters) + len(new) < old.room:
+                counters = {**old.counters, **{a: n for n, a in enumerate(new, len(old.counters) + 1)}}
+                return _PoolState(old.slot, pool, records, counters, old.room)
+        counters = {address: n for n, address in enumerate(addresses, REJECTED + 1)}
+        return _PoolState(self._slots.take(), pool, records, counters, _room(len(addresses)))
+
+    def _entries(self, state: _PoolState) -> NDArray[np.uint64]:
+        """The table as struct bucket has it: which target, and which counter; shape (table_size,)."""
+        entries = [
+            self._targets[record] | state.counters[target.address] << 32
+            for target, record in zip(state.pool.targets, state.records, strict=True)
+        ]
+        # The table says -1 for rejection, which is the last one here.
+        return np.array([*entries, REJECT_TARGET | REJECTED << 32], np.uint64)[pool_table(state.pool)]
+
+    def _place(self, flow: Flow, pool: Pool) -> Place:
+        counters = self._counters[flow.name, flow.pool]
+        return Place(pool=self._pools[_key(pool)].slot, table_size=pool.table_size, counters=counters.first)
+
+    # --- counters ----------------------------------------------------------------------------------------------------------
+
+    def _place_counters(self, flows: tuple[Flow, ...], pools: Mapping[str, Pool]) -> dict[FlowKey, _FlowState]:
+        """Gives every flow counters that fit its pool; returns those that flows had before."""
+        retired = dict(self._counters)
+        placed: dict[FlowKey, _FlowState] = {}
+        for flow in flows:
+            key = flow.name, flow.pool
+            state = self._pools[_key(pools[flow.pool])]
+            old = self._counters.get(key)
+            if key in placed:
+                continue
+            if old is not None and old.slot == state.slot:
+                placed[key] = retired.pop(key)
+            else:
+                placed[key] = _FlowState(self._take_counters(state.room), state.room, state.slot)
+        self._counters = placed
+        return retired
+
+    def _take_counters(self, room: int) -> int:
+        if free := self._free_counters.get(room):
+            first = free.pop()
+            self.program.reset_counters(first, room)
+            return first
+        if self._counters_end + room > self.program.sizes.counters:
+            raise NoRoomError
+        self._counters_end += room
+        return self._counters_end - room
+
+    def _carry(self, retired: Mapping[FlowKey, _FlowState], pools: Iterable[_PoolState]) -> None:
+        """Keeps what retired counters have counted for flows that go on."""
+        if not retired:
+            return
+        numbers = {pool.slot: pool.counters for pool in pools}
+        values = self.program.counters()
+        for key, state in retired.items():
+            self._free_counters.setdefault(state.room, []).append(state.first)
+            if key in self._counters:
+                _add(self._carried, key, values[state.first :], numbers[state.slot])
+        self._carried = {key: total for key, total in self._carried.items() if key[0] in self._counters}
+
+    def totals(self) -> Totals:
+        """What has been counted, by flow and target (None: rejected)."""
+        values = self.program.counters()
+        found = dict(self._carried)
+        numbers = {pool.slot: pool.counters for pool in self._pools.values()}
+        for key, state in self._counters.items():
+            _add(found, key, values[state.first :], numbers[state.slot])
+        return found
+
+    # --- the end -----------------------------------------------------------------------------------------------------------
+
+    def _free(self, replaced: Sequence[_PoolState]) -> None:
+        slots = {state.slot for state in replaced} - {state.slot for state in self._pools.values()}
+        self.program.withdraw_tables(sorted(slots))
+        self._slots.free += sorted(slots, reverse=True)
+        for state in replaced:
+            self._uses.subtract(set(state.records))
+        unused = [record for state in replaced for record in set(state.records) if not self._uses[record]]
+        numbers = {self._targets.pop(record): bytes(TARGET.size) for record in dict.fromkeys(unused)}
+        self.program.write_targets(numbers)
+        self._target_numbers.free += sorted(numbers, reverse=True)
+        self._uses = +self._uses
+
+
+def _add(totals: Totals, flow: FlowKey, values: NDArray[np.uint64], numbers: Mapping[Address, int]) -> None:
+    for address, number in ((None, REJECTED), *numbers.items()):
+        packets, octets = totals.get((flow, address), (0, 0))
+        totals[flow, address] = packets + int(values[number, 0]), octets + int(values[number, 1])
