@@ -56,9 +56,7 @@ def _operate(document: Any, operation: Json) -> Any:
         case "remove":
             return _remove(document, path, operation["path"])[0]
         case "replace":
-            _find(document, path, operation["path"])
-            removed, _ = _remove(document, path, operation["path"]) if path else (None, None)
-            return _add(removed, path, copied(_value(operation)))
+            return _replace(document, path, operation)
         case "move":
             rest, moved = _remove(document, _tokens(operation.get("from", "")), operation.get("from", ""))
             return _add(rest, path, moved)
@@ -72,6 +70,18 @@ def _operate(document: Any, operation: Json) -> Any:
             return document
         case other:
             raise PatchError(f"Unexpected kind: {other}")
+
+
+def _replace(document: Any, path: list[str], operation: Json) -> Any:
+    value = copied(_value(operation))
+    if not path:
+        return value
+    parent = _find(document, path[:-1], operation["path"])
+    if isinstance(parent, list):
+        parent[_index(parent, path[-1], operation["path"], len(parent) - 1)] = value
+        return document
+    # The real server takes a field that is not there too, against RFC 6902 section 4.3.
+    return _add(document, path, value)
 
 
 def _value(operation: Json) -> Any:
