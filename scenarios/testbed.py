@@ -13,11 +13,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -101,6 +104,37 @@ def ask(request: dict[str, Any]) -> dict[str, Any]:
         lines.write(json.dumps(request).encode() + b"\n")
         lines.flush()
         return _answer(lines.readline())
+
+
+def end() -> None:
+    """Ends the testbed; returns when its processes are gone. Raises InputError when none is up."""
+    with _connect() as connection, connection.makefile("rwb") as lines, contextlib.ExitStack() as exits:
+        (pid,) = struct.unpack_from(
+            "i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        )
+        # The testbed's own process, the first of its PID namespace, and the one outside that holds them.
+        ended = select.poll()
+        left = 0
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            for _ in range(3):
+                descriptor = os.pidfd_open(pid)
+                exits.callback(os.close, descriptor)
+                ended.register(descriptor, select.POLLIN)
+                left += 1
+                pid = _parent(pid)
+        lines.write(b'{"do": "down"}\n')
+        lines.flush()
+        _answer(lines.readline())
+        until_s = time.monotonic() + DOWN_DEADLINE_S
+        while left and (left_s := until_s - time.monotonic()) > 0:
+            for descriptor, _ in ended.poll(left_s * 1000):
+                ended.unregister(descriptor)
+                left -= 1
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process. Source: proc(5), /proc/PID/stat."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def execute(host: str, command: list[str]) -> int:

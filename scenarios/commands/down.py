@@ -8,7 +8,7 @@ from scenarios.commands.options import parser
 def main(arguments: list[str]) -> int:
     parser("down", "Ends the testbed; returns when nothing of it is left.", "  tidegate down").parse_args(arguments)
 
-    from scenarios.testbed import ask
+    from scenarios.testbed import end
 
-    ask({"do": "down"})
+    end()
     return 0

@@ -52,8 +52,14 @@ def main(arguments: list[str]) -> int:
 def _in_background(arguments: list[str]) -> int:
     """Starts the testbed in a session of its own; returns when it is ready, or has failed."""
     command = [sys.executable, "-m", "scenarios.cli", "up", "--foreground", *arguments]
+    # A pipe of our own: whoever reads our stderr to its end must not wait for the testbed's.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -63,6 +69,8 @@ def _in_background(arguments: list[str]) -> int:
                     "`tidegate status` shows it, `tidegate exec HOST -- COMMAND` runs something in it, `tidegate down` ends it\n"
                 )
                 return 0
+            sys.stderr.write(line)
+            sys.stderr.flush()
         return process.wait()
     except BaseException:
         process.send_signal(signal.SIGTERM)
