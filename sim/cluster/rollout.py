@@ -55,8 +55,21 @@ def revision_of(template: Json) -> str:
 
 
 def pod_suffix(owner: str, revision: str, count: int) -> str:
-    """Five characters for the name of the `count`-th Pod of an owner: the same in every run."""
-    return _code(f"{owner}/{revision}/{count}", 5)
+    """Five characters for the name of the `count`-th Pod of an owner: the same in every run, and later in the order of names than those
+    of all earlier Pods of this owner and revision.
+
+    Slots follow the age of Pods, creationTimestamp has whole seconds, and Pods of one second are ordered by their names. With random
+    names, as Kubernetes makes them, slots would depend on where a second happens to end, and no two runs could be compared.
+    """
+    letters = sorted(ALPHABET)
+    names = len(letters) ** 5
+    # Half of all names are left for counting up from where this owner begins.
+    number = (_number(f"{owner}/{revision}") % (names // 2) + count) % names
+    suffix = ""
+    for _ in range(5):
+        number, index = divmod(number, len(letters))
+        suffix = letters[index] + suffix
+    return suffix
 
 
 def deployment_strategy(deployment: Json, replicas: int) -> Strategy:
@@ -165,8 +178,12 @@ def _share(value: int | str, total: int, *, round_up: bool) -> int:
     return int(value)
 
 
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2s(text.encode()).digest(), "big")
+
+
 def _code(text: str, length: int) -> str:
-    number = int.from_bytes(hashlib.blake2s(text.encode()).digest(), "big")
+    number = _number(text)
     letters = []
     for _ in range(length):
         number, index = divmod(number, len(ALPHABET))

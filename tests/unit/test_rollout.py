@@ -161,7 +161,14 @@ def test_names_depend_on_what_they_name_only() -> None:
     template = {"metadata": {"labels": {"a": "b"}}, "spec": {"x": 1, "y": 2}}
     assert revision_of(template) == revision_of({"spec": {"y": 2, "x": 1}, "metadata": {"labels": {"a": "b"}}})
     assert revision_of(template) != revision_of({**template, "spec": {"x": 1}})
-    assert pod_suffix("d", "r", 1) == pod_suffix("d", "r", 1) != pod_suffix("d", "r", 2)
+    assert pod_suffix("d", "r", 1) == pod_suffix("d", "r", 1) != pod_suffix("e", "r", 1)
+
+
+def test_names_sort_in_the_order_of_creation() -> None:
+    for owner, revision in (("d", "r"), ("d", "s"), ("example-target-application-b", "7c5ddbdf54")):
+        names = [pod_suffix(owner, revision, count) for count in range(1, 3000)]
+        assert names == sorted(set(names))
+        assert {len(name) for name in names} == {5}
 
 
 def test_statuses_count_and_keep_their_transition_times() -> None:
