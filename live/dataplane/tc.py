@@ -56,6 +56,16 @@ def default_pins() -> Path | None:
 
 def probe() -> str | None:
     """Why this data plane cannot be used here; None: it can."""
+    if reason := why_not_bpf():
+        return reason
+    pins = default_pins()
+    if pins is None or not os.access(pins.parent, os.W_OK):
+        return "no BPF file system is mounted that we may write to (mount -t bpf bpf /sys/fs/bpf)"
+    return None
+
+
+def why_not_bpf() -> str | None:
+    """Why the program cannot be loaded or attached here; None: it can."""
     if not OBJECT.is_file():
         return f"{OBJECT.name} has not been compiled ({COMPILE_COMMAND})"
     if reason := libbpf.available():
@@ -71,9 +81,6 @@ def probe() -> str | None:
         os.close(bpf.load_trivial(32, bpf.NETFILTER))
     except DataplaneError as error:
         return f"BPF may not be used: {error}"
-    pins = default_pins()
-    if pins is None or not os.access(pins.parent, os.W_OK):
-        return "no BPF file system is mounted that we may write to (mount -t bpf bpf /sys/fs/bpf)"
     return None
 
 
