@@ -48,6 +48,8 @@ def with_assumed_pods(objects: list[Json]) -> tuple[list[Json], tuple[Assumption
             )
     for planned in plan(parse(objects)[0]).gateways:
         gateway = planned.gateway
+        if planned.class_ != names.STATELESS_LOAD_BALANCER:
+            continue  # nothing of ours makes the pods of the other classes yet
         made = [
             _pod(
                 f"{gateway.meta.name}-{i}",

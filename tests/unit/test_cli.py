@@ -35,7 +35,9 @@ def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["run", "list", "validate", "plan", "explain", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "list", "validate", "plan", "explain", "up", "exec", "status", "down", "doctor"]
+)
 def test_every_command_has_help_with_examples(command: str) -> None:
     assert command in cli.COMMANDS
     done = run(command, "--help")
