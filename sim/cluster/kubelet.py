@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.kube import NETWORKS, NODES, PODS, Informer, Json, KubeApi, ObjectName
+from core.kube import NODES, PODS, Informer, Json, KubeApi, ObjectName
 from sim.cluster.cluster_network import ClusterNetwork
 from sim.cluster.images import TARGET_IMAGE, Executed, Forked, Program
 from sim.cluster.multus import Multus
@@ -73,6 +73,7 @@ class Kubelet:
         self._runners: dict[str, PodRunner] = {}
         self._nodes: dict[str, Node] = {}
         self._forks = ForkServer()
+        self._multus = Multus(api)
         self._pods: Informer | None = None
         settings.pods_dir.mkdir(parents=True, exist_ok=True)
         settings.log_dir.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ class Kubelet:
             sandboxes=Sandboxes(
                 network,
                 self._cluster,
-                Multus(api),
+                self._multus,
                 pods_dir=settings.pods_dir,
                 kubeconfig=settings.kubeconfig,
             ),
@@ -103,7 +104,7 @@ class Kubelet:
         """Adds the nodes to the network and to the API, ready, and begins to run Pods."""
         for number, name in enumerate(self._settings.nodes, start=1):
             self._add_node(name, number)
-        self._api.watch(NETWORKS, self._networks_changed)
+        self._multus.start(self._networks_changed)
         pods = self._api.watch(PODS, self._pod_changed)
         with self._lock:
             self._pods = pods

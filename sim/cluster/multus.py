@@ -8,11 +8,11 @@ Not modelled: routes and DNS of networks, delegated default networks, CNI versio
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from core import names
-from core.kube import NETWORKS, PODS, Json, KubeApi
+from core.kube import NETWORKS, PODS, Informer, Json, KubeApi, ObjectName
 from sim.cluster.ipam import Addresses
 from sim.cluster.networks import (
     IpInterface,
@@ -47,7 +47,12 @@ class Multus:
 
     def __init__(self, api: KubeApi) -> None:
         self._api = api
+        self._networks: Informer | None = None
         self._addresses = Addresses()
+
+    def start(self, on_change: Callable[[ObjectName], None]) -> None:
+        """Follows the networks; `on_change` hears of every one that changes."""
+        self._networks = self._api.watch(NETWORKS, on_change)
 
     def plan(self, pod: Json) -> tuple[PodInterface, ...]:
         """The secondary interfaces of a Pod, with addresses that it holds from now on until `release`.
@@ -91,7 +96,11 @@ class Multus:
 
     def _interface(self, pod_uid: str, request: NetworkRequest) -> PodInterface:
         network = f"{request.namespace}/{request.name}"
-        definition = self._api.get(NETWORKS, request.namespace, request.name)
+        known = self._networks.objects() if self._networks is not None else {}
+        # A network that was created a moment ago may not have been told of yet.
+        definition = known.get((request.namespace, request.name)) or self._api.get(
+            NETWORKS, request.namespace, request.name
+        )
         if definition is None:
             raise NetworkError("NetworkNotFound", f"there is no NetworkAttachmentDefinition {network}")
         config = parse_config(definition)

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 FIELD_MANAGER = "workload-controller"
 COMPONENT = "workload-controller"
 STOP_DEADLINE_S = 5.0
+WINDOW_S = 0.05
+"""A workload of many Pods is looked at once in so long while they all come up, the first time at once."""
 
 Key = tuple[str, ObjectName]
 """(kind of the owner, its name); kind "Pod" is a Pod without a node."""
@@ -43,7 +45,7 @@ class Workloads:
         self._api = api
         self._changed = threading.Condition()
         # One thread on one machine: there is nobody with whom a retry could collide, so no jitter.
-        self._queue: WorkQueue[Key] = WorkQueue(jitter=lambda: 0.5, window_s=0.0)
+        self._queue: WorkQueue[Key] = WorkQueue(jitter=lambda: 0.5, window_s=WINDOW_S)
         self._closed = False
         self._informers: dict[str, Informer] = {}
         self._created: dict[ObjectName, Json] = {}

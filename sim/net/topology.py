@@ -131,12 +131,9 @@ class VirtualNetwork:
             host = self._add(name)
             try:
                 prepare(host.namespace)
-                ip_batch(
-                    host.namespace,
-                    ["link set lo up", *(f"addr add {address} dev lo nodad" for address in loopback)],
-                )
+                lo = ["link set lo up", *(f"addr add {address} dev lo nodad" for address in loopback)]
                 self._views[name] = HostView(name=name, pid=host.pid, attachments=(), loopback=tuple(loopback))
-                self.attach(name, *attachments)
+                self._attach(name, tuple(attachments), lo)
             except BaseException:
                 self._forget(name)
                 raise
@@ -145,17 +142,7 @@ class VirtualNetwork:
     def attach(self, host_name: str, *attachments: Attachment) -> None:
         """Adds interfaces to a host; networks that do not exist yet are made."""
         with self._lock:
-            if not attachments:
-                return
-            host, view = self.host(host_name), self._views[host_name]
-            for attachment in attachments:
-                self.add_network(attachment.network)
-            _check_names(host_name, view.attachments + attachments)
-            ip_batch(Path("/proc/self/ns/net"), [self._wire(host, attachment) for attachment in attachments])
-            ip_batch(host.namespace, [line for attachment in attachments for line in _address_lines(attachment)])
-            self._views[host_name] = HostView(
-                name=host_name, pid=host.pid, attachments=view.attachments + attachments, loopback=view.loopback
-            )
+            self._attach(host_name, attachments, [])
 
     def remove_host(self, name: str) -> None:
         """Takes the host off its wires (at once: its addresses answer no more) and ends every process in its namespace."""
@@ -173,6 +160,18 @@ class VirtualNetwork:
         host: NetworkHost = self._mininet.addHost(name, inNamespace=in_namespace)
         self._views[name] = HostView(name=name, pid=host.pid, attachments=())
         return host
+
+    def _attach(self, host_name: str, attachments: tuple[Attachment, ...], first: list[str]) -> None:
+        """Two processes whatever the number of interfaces: one `ip` makes the wires, one configures the host, after `first`."""
+        host, view = self.host(host_name), self._views[host_name]
+        for attachment in attachments:
+            self.add_network(attachment.network)
+        _check_names(host_name, view.attachments + attachments)
+        ip_batch(Path("/proc/self/ns/net"), [self._wire(host, attachment) for attachment in attachments])
+        ip_batch(host.namespace, first + [line for attachment in attachments for line in _address_lines(attachment)])
+        self._views[host_name] = HostView(
+            name=host_name, pid=host.pid, attachments=view.attachments + attachments, loopback=view.loopback
+        )
 
     def _forget(self, name: str) -> None:
         host = self.host(name)

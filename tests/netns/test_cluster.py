@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,10 @@ from live.kube import KubeClient, connect
 from sim.cluster.control_plane import ControlPlane, ControlPlaneError
 from sim.cluster.kubelet import Kubelet, KubeletSettings
 from sim.cluster.workloads import Workloads
+from sim.net import capabilities
 from sim.net.topology import Attachment, VirtualNetwork
 from sim.net.traffic import FlowKey, TrafficClient
+from tests.conftest import require
 from tests.netns.test_sandbox import NOBODY, require_nobody
 
 DEADLINE_S = 30.0
@@ -200,3 +203,43 @@ def test_an_api_server_that_does_not_start_is_an_error_with_its_words(
     with pytest.raises(ControlPlaneError, match="99999"):
         ControlPlane(network, run_dir=tmp_path, log_dir=tmp_path).start()
     network.stop()
+
+
+def test_sigkill_of_a_whole_cluster_leaves_no_process(tmp_path: Path) -> None:
+    capability = capabilities.probe("namespaces")
+    require("netns", capability.available, f"{capability.detail}; {capability.remedy}")
+    inside = "import sys; from pathlib import Path; from tests.netns.test_cluster import talk; talk(Path(sys.argv[1]))"
+    enter = "import sys; from sim.net.sandbox import enter; enter(sys.argv[1:])"
+    moments = random.Random(5)
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        command = [sys.executable, "-c", enter, sys.executable, "-c", inside, str(folder)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as victim:
+            time.sleep(moments.uniform(0.3, 2.5))  # the moment is the test's input, not something it waits for
+            inhabited = pid_namespace_inside(victim.pid)
+            victim.kill()
+        deadline_s = time.monotonic() + DEADLINE_S
+        while left := inhabitants(inhabited):
+            assert time.monotonic() < deadline_s, f"these processes were left: {left}"
+            time.sleep(0.01)
+
+
+def pid_namespace_inside(outside: int) -> str:
+    """The PID namespace of the sandbox's first process; empty when it has none (any more)."""
+    try:
+        first = Path(f"/proc/{outside}/task/{outside}/children").read_text().split()
+        return os.readlink(f"/proc/{first[0]}/ns/pid")  # noqa: PTH115 (the text of a magic link, not a path)
+    except (OSError, IndexError):
+        return ""
+
+
+def inhabitants(namespace: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and namespace and os.readlink(entry / "ns/pid") == namespace:  # noqa: PTH115 (as above)
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
