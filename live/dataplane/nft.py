@@ -62,7 +62,8 @@ class NftDataplane:
         Raises DataplaneError when an interface is missing, a target is on no network, or the kernel refuses.
         """
         versions = sorted({flow.version for flow in forwarding.flows})
-        pools = {flow.pool: forwarding.pool_of(flow) for flow in forwarding.flows}
+        known = {pool.name: pool for pool in forwarding.pools}
+        pools = {flow.pool: known[flow.pool] for flow in forwarding.flows}
         with RouteSocket() as routes, NftSocket() as kernel:
             _check_interfaces(routes, interfaces)
             _set_parameters(interfaces, versions)
@@ -70,7 +71,7 @@ class NftDataplane:
             state, self._state = self._state or load(kernel, self._table), None
             targets = {target.address for pool in pools.values() for target in pool.targets}
             marks = self._marks.acquire(routes, targets, versions)
-            tables = {name: marks_of(pool, marks) for name, pool in pools.items()}
+            tables = marks_of(pools, marks)
             desired = _desired(forwarding, tables, interfaces, state, capacity_bytes)
             for messages in transactions(self._table, state, desired, capacity_bytes):
                 kernel.commit(messages)
@@ -140,14 +141,12 @@ def _desired(
 ) -> Desired:
     """`tables`: the mark of each bucket of each pool."""
     maps, map_of = state.place(tables, capacity_bytes)
-    marks_in = {
-        pool: frozenset(REJECT_MARK if mark == 0 else mark for mark in np.unique(table).tolist()) | _rejecting(table)
-        for pool, table in tables.items()
-    }
+    distinct = {id(table): table for table in tables.values()}
+    marks_in = {number: frozenset(np.unique(np.where(t, t, REJECT_MARK)).tolist()) for number, t in distinct.items()}
     destinations, counts = {}, {}
     for flow in forwarding.flows:
         counted = count_name(flow_key(flow))
-        counts[counted] = marks_in[flow.pool]
+        counts[counted] = marks_in[id(tables[flow.pool])]
         destinations[flow_key(flow)] = Destination(
             bucket_map=map_of.get(flow.pool), table_size=len(tables[flow.pool]), counts=counted
         )
@@ -155,10 +154,6 @@ def _desired(
         forwarding.flows, destinations, interfaces=interfaces, seed=forwarding.seed, reject_mark=REJECT_MARK
     )
     return Desired(program, maps, counts)
-
-
-def _rejecting(table: Marks) -> frozenset[int]:
-    return frozenset() if len(table) else frozenset({REJECT_MARK})
 
 
 def _check_interfaces(routes: RouteSocket, interfaces: Sequence[str]) -> None:

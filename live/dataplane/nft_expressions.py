@@ -49,7 +49,9 @@ class Verdict(IntEnum):
 
     DROP = 0
     ACCEPT = 1
+    JUMP = -3
     GOTO = -4
+    RETURN = -5
 
 
 class Reject(IntEnum):
@@ -82,7 +84,7 @@ def value(kind: int, data: bytes) -> bytes:
 
 
 def verdict_data(kind: int, verdict: Verdict, chain: str = "") -> bytes:
-    """An attribute that holds a verdict, with its chain for GOTO."""
+    """An attribute that holds a verdict, with its chain for JUMP and GOTO."""
     target = text(2, chain) if chain else b""
     return nested(kind, nested(_VERDICT, be32(1, verdict) + target))
 

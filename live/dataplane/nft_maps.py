@@ -19,16 +19,28 @@ from live.dataplane.nft_wire import Marks
 PREFIX: Final = "pool-"
 
 
-def marks_of(pool: Pool, marks: Mapping[Address, int]) -> Marks:
-    """The mark of each bucket of `pool`, 0 where it rejects; shape (table_size,), uint32."""
-    foreign = [target.address for target in pool.targets if target.address.version != pool.version]
-    if foreign:
-        raise DataplaneError(f"pool {pool.name} is for IPv{pool.version} but has the target {foreign[0]}")
-    table = pool_table(pool)
-    if not pool.targets:
-        return np.zeros(len(table), np.uint32)
-    of_target = np.array([marks[target.address] for target in pool.targets], np.uint32)
-    return np.where(table == REJECT, np.uint32(0), of_target[np.maximum(table, 0)])
+def marks_of(pools: Mapping[str, Pool], marks: Mapping[Address, int]) -> dict[str, Marks]:
+    """The mark of each bucket of each pool, 0 where it rejects; shape (table_size,), uint32. Equal pools share one array.
+
+    Raises DataplaneError for a target of the other address family.
+    """
+    known: dict[tuple[object, ...], Marks] = {}
+    result = {}
+    for name, pool in pools.items():
+        addresses = tuple(target.address for target in pool.targets)
+        if foreign := [address for address in addresses if address.version != pool.version]:
+            raise DataplaneError(f"pool {name} is for IPv{pool.version} but has the target {foreign[0]}")
+        shares = tuple((each.weight, *(target.slot for target in each.targets)) for each in pool.backends)
+        content = (shares, addresses, pool.table_size)
+        if content not in known:
+            known[content] = _marks_of(pool, np.array([0, *(marks[address] for address in addresses)], np.uint32))
+        result[name] = known[content]
+    return result
+
+
+def _marks_of(pool: Pool, of_target: Marks) -> Marks:
+    """`of_target` begins with the entry for REJECT."""
+    return of_target[pool_table(pool) - REJECT]
 
 
 def assign(

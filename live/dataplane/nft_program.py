@@ -51,6 +51,8 @@ LINEAR_FLOWS: Final = 4
 _GROWTH: Final = 8
 """A cut may multiply the flows below it so often at most."""
 
+_LOAD_MARK: Final = nft.meta(Meta.MARK)
+
 Ranges = tuple[tuple[int, int], ...]
 
 
@@ -132,13 +134,14 @@ class _Compiler:
         self._destinations = destinations
         self._keys = {id(flow): flow_key(flow) for flow in flows}
         self._seed = seed
-        self._reject_mark = reject_mark
         self._program = Program()
         counted = nft.meta(Meta.FAMILY) + nft.contained(UNMATCHED)
         self._unmatched = self._chain(UNMATCHED, [counted + nft.decide(Verdict.DROP), nft.decide(Verdict.DROP)])
         self._nodes: dict[tuple[object, ...], str] = {}
         self._ranges: dict[tuple[str, int], Ranges | None] = {}
-        self._buckets: dict[tuple[object, ...], bytes] = {}
+        self._buckets: dict[tuple[object, ...], str] = {}
+        self._counts: dict[str, bytes] = {}
+        self._rejected = nft.constant(reject_mark.to_bytes(4, sys.byteorder)) + nft.set_mark()
 
     def compile(self, interfaces: Sequence[str]) -> Program:
         self._chain("defragment", [nft.connection_state()])
@@ -265,19 +268,30 @@ class _Compiler:
         return None
 
     def _terminal(self, branch: _Branch, flow: Flow) -> str:
-        """The chain that sends the packets of a flow to their targets: bucket, mark, count."""
+        """The chain that sends the packets of a flow to their targets: mark, then count."""
         key = self._keys[id(flow)]
         to = self._destinations[key]
-        # Loading the mark anew costs nothing measurable; listings by nft 1.0.6 fail on a register that a map has filled.
-        count = nft.set_mark() + nft.meta(Meta.MARK) + nft.contained(to.counts) + nft.decide(Verdict.ACCEPT)
-        rules = []
-        if to.bucket_map is not None:
-            hashed = (branch.kind, branch.where, to.table_size)
-            if hashed not in self._buckets:
-                self._buckets[hashed] = bucket(branch.kind, branch.where, to.table_size, self._seed)
-            rules.append(self._buckets[hashed] + nft.mapped(to.bucket_map) + count)
-        rules.append(nft.constant(self._reject_mark.to_bytes(4, sys.byteorder)) + count)
+        if to.bucket_map is None:
+            rules = [self._rejected]
+        else:
+            rules = [nft.decide(Verdict.JUMP, self._bucket(branch, to.bucket_map, to.table_size))]
+        if key not in self._counts:
+            self._counts[key] = _LOAD_MARK + nft.contained(to.counts) + nft.decide(Verdict.ACCEPT)
+        rules.append(self._counts[key])
         return self._chain(f"to-{branch.kind.value}-{branch.where.name}-{key}", rules)
+
+    def _bucket(self, branch: _Branch, bucket_map: str, table_size: int) -> str:
+        """The chain that marks packets with the target of their bucket.
+
+        All flows to one pool share it: the kernel walks through a whole map for each rule that names it.
+        """
+        named = branch.kind, branch.where, bucket_map, table_size
+        if named not in self._buckets:
+            hashed = bucket(branch.kind, branch.where, table_size, self._seed)
+            found = hashed + nft.mapped(bucket_map) + nft.set_mark() + nft.decide(Verdict.RETURN)
+            label = f"{bucket_map}-{branch.kind.value}-{branch.where.name}"
+            self._buckets[named] = self._chain(label, [found, self._rejected])
+        return self._buckets[named]
 
     def _chain(self, label: str, rules: Sequence[bytes]) -> str:
         name = f"{label}-{_digest(rules)}"

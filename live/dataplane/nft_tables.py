@@ -48,8 +48,9 @@ class State:
 
         Maps that would have to change in more places than a transaction holds are made anew instead.
         """
-        wanted = {pool: table for pool, table in tables.items() if table.any()}
-        unique = {table.tobytes(): table for table in wanted.values()}
+        arrays = {id(table): table for table in tables.values() if table.any()}
+        contents = {number: table.tobytes() for number, table in arrays.items()}
+        unique = {contents[number]: table for number, table in arrays.items()}
         room = capacity_bytes // 2
         kept: dict[str, Marks] = {}
         for content, name in assign(self.maps, unique).items():
@@ -61,7 +62,7 @@ class State:
         names = assign(kept, unique, taken=self.maps)
         return (
             {name: unique[content] for content, name in names.items()},
-            {pool: names[table.tobytes()] for pool, table in wanted.items()},
+            {pool: names[contents[id(table)]] for pool, table in tables.items() if id(table) in contents},
         )
 
 
