@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
+from typing import assert_never
 
 from core.lb.classifier import Packet, decide
 from core.lb.forwarding import Forwarding
@@ -29,7 +30,9 @@ class Sent:
 
 def internet_checksum(data: bytes) -> int:
     """RFC 1071."""
-    total = sum(struct.unpack(f">{len(data) // 2}H", data[: len(data) & ~1])) + (data[-1] << 8 if len(data) & 1 else 0)
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data[: len(data) & ~1])) + (
+        data[-1] << 8 if len(data) & 1 else 0
+    )
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -64,6 +67,8 @@ def l4(packet: Packet, payload: bytes) -> tuple[int, bytes]:
             return L4Protocol.SCTP, ports + bytes(8) + payload
         case None:
             data, at = struct.pack(">BBHHH", 8 if version == 4 else 128, 0, 0, 7, 7) + payload, 2
+        case _:
+            assert_never(packet.protocol)
     number = packet.protocol or (ICMP if version == 4 else ICMPV6)
     pseudo = b"" if number == ICMP else pseudo_header(packet.source, packet.destination, number, len(data))
     checksum = internet_checksum(pseudo + data)
@@ -99,8 +104,11 @@ def expected(world: World, forwarding: Forwarding, packet: Packet) -> str:
     return "rejected" if decision.target is None else f"target {world.number_of(decision.target.address)}"
 
 
-def fates(world: World, packets: Sequence[Sent]) -> list[str]:
-    """Sends all and says what became of each: ``target N``, ``rejected``, ``dropped``; several of them, or others, are faults."""
+def fates(world: World, packets: Sequence[Sent], *, exact: bool = True) -> list[str]:
+    """Sends all and says what became of each: ``target N``, ``rejected``, ``dropped``; several of them, or others, are faults.
+
+    `exact`: nothing but the hops that are left may have changed.
+    """
     seen = world.exchange([frame(world, p.raw) for p in packets])
     by_token = {p.token: p for p in packets}
     by_client: dict[Address, list[Sent]] = {}
@@ -109,7 +117,7 @@ def fates(world: World, packets: Sequence[Sent]) -> list[str]:
     found: dict[bytes, list[str]] = {p.token: [] for p in packets}
     for i, frames in enumerate(seen.targets):
         for arrived, token in _tokens(frames):
-            same = is_forwarded(arrived, by_token[token].raw)
+            same = not exact or is_forwarded(arrived, by_token[token].raw)
             found[token].append(f"target {i}" if same else f"target {i}, changed: {arrived.hex()}")
     for arrived, token in _tokens(seen.primary):
         found[token].append(f"leaked: {arrived.hex()}")
