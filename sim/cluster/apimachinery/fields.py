@@ -6,6 +6,7 @@ pkg/util/managedfields.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from sim.cluster.apimachinery.schema import Schema
 
 APPLY: Final = "Apply"
 UPDATE: Final = "Update"
+LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 # Source: apimachinery pkg/util/managedfields/internal/stripmeta.go
 _NOBODYS: Final[FieldSet] = {
@@ -187,7 +189,7 @@ def applied(live: Json | None, config: Json, schema: Schema, writer: Writer, *, 
         merged = typed.without(merged, last.fields, keep, schema)
     difference = typed.compare(base, merged, schema)
     changed = _ownable(fieldset.union(difference.added, difference.modified), writer)
-    _refuse_conflicts(owners, changed, me.identity, force=force)
+    _refuse_conflicts(owners, changed, me.identity, _last_applied(base, schema, writer), force=force)
     _take(owners, fieldset.union(changed, difference.removed), except_for=me.identity)
     if last is not None and difference.same and last.fields == mine and last.api_version == me.api_version:
         return live if live is not None else merged
@@ -195,11 +197,31 @@ def applied(live: Json | None, config: Json, schema: Schema, writer: Writer, *, 
     return _with_owners(merged, owners)
 
 
-def _refuse_conflicts(owners: _Owners, changed: FieldSet, me: tuple[str, str, str, str], *, force: bool) -> None:
-    if force:
+def _last_applied(live: Json, schema: Schema, writer: Writer) -> FieldSet:
+    """What kubectl's client-side apply gave and still holds: kubectl's server-side apply may change that without a conflict.
+
+    Source: apimachinery pkg/util/managedfields/internal/lastappliedmanager.go.
+    """
+    text = (live.get("metadata", {}).get("annotations") or {}).get(LAST_APPLIED)
+    if writer.name != "kubectl" or not text:
+        return {}
+    try:
+        last = json.loads(text)
+        given = typed.field_set(last, schema)
+    except (ValueError, typed.ListKeyError):
+        return {}
+    differs = typed.compare(last, live, schema)
+    return fieldset.difference(fieldset.difference(given, differs.modified), differs.removed)
+
+
+def _refuse_conflicts(
+    owners: _Owners, changed: FieldSet, me: tuple[str, str, str, str], allowed: FieldSet, *, force: bool
+) -> None:
+    if force or not fieldset.difference(changed, allowed):
         return
+    changed = fieldset.difference(changed, allowed)
     conflicts: list[tuple[str, str]] = []
-    for identity, entry in sorted(owners.items()):
+    for identity, entry in sorted(owners.items(), key=lambda item: item[0]):
         if identity != me:
             whom = f'conflict with "{entry.manager}"'
             if entry.subresource:

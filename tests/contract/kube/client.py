@@ -109,8 +109,13 @@ class Client:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        ca = {"ca_certs": str(server.ca), "assert_hostname": False} if server.ca else {}
-        self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(DEADLINE_S), **ca)
+        timeout = urllib3.Timeout(DEADLINE_S)
+        if server.ca is None:
+            self._pool = urllib3.PoolManager(retries=False, timeout=timeout)
+        else:
+            self._pool = urllib3.PoolManager(
+                retries=False, timeout=timeout, ca_certs=str(server.ca), assert_hostname=False
+            )
 
     def _open(
         self,

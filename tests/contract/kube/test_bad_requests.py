@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.contract.kube.client import MERGE, STRATEGIC, Client
@@ -125,7 +127,7 @@ def test_fields_given_twice_are_refused_when_strict(api: Client, namespace: Name
         ({"limit": "many"}, 400),
     ],
 )
-def test_bad_query_parameters(api: Client, namespace: Namespace, query: dict[str, object], code: int) -> None:
+def test_bad_query_parameters(api: Client, namespace: Namespace, query: dict[str, Any], code: int) -> None:
     writes = "fieldValidation" in query or "dryRun" in query
     path = namespace.core("configmaps")
     refused = api.create(path, config_map("a"), **query) if writes else api.get(path, **query)
