@@ -14,8 +14,8 @@ from sim.cluster.apimachinery.problems import Json
 from sim.cluster.apimachinery.reads import Page
 from sim.cluster.apimachinery.requests import Form, encode
 from sim.cluster.apimachinery.store import Record
+from sim.cluster.apimachinery.targets import Target, at_version
 from sim.cluster.apimachinery.watch import INITIAL_EVENTS_END
-from sim.cluster.apimachinery.writes import Target, at_version
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from sim.cluster.apimachinery import builtin, crds
 from sim.cluster.apimachinery.gc import Collector
 from sim.cluster.apimachinery.kinds import Kind, Registry
 from sim.cluster.apimachinery.store import DELETED, Change, Collection, Store
-from sim.cluster.apimachinery.writes import Sources, Target, WriteOptions, Writer
+from sim.cluster.apimachinery.targets import Target, WriteOptions
+from sim.cluster.apimachinery.writes import Sources, Writer
 
 START_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 from sim.cluster.apimachinery import problems
 from sim.cluster.apimachinery.problems import Json
 from sim.cluster.apimachinery.store import Record
-from sim.cluster.apimachinery.writes import Target, Writer
+from sim.cluster.apimachinery.targets import Target
+from sim.cluster.apimachinery.writes import Writer
 
 ORPHAN: Final = "orphan"
 FOREGROUND: Final = "foregroundDeletion"

@@ -15,7 +15,8 @@ from sim.cluster.apimachinery.deletes import FOREGROUND, ORPHAN, DeleteOptions
 from sim.cluster.apimachinery.kinds import Kind
 from sim.cluster.apimachinery.problems import Json
 from sim.cluster.apimachinery.store import DELETED, Change, Collection, Name
-from sim.cluster.apimachinery.writes import Target, Writer
+from sim.cluster.apimachinery.targets import Target
+from sim.cluster.apimachinery.writes import Writer
 
 _Place = tuple[str, str, Name]
 """(group, plural, name)."""

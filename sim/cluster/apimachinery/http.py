@@ -15,13 +15,15 @@ from aiohttp import web
 from sim.cluster.apimachinery import deletes, discovery, openapi, patch, problems, requests, selectors, subobjects
 from sim.cluster.apimachinery.answers import Answers
 from sim.cluster.apimachinery.cluster import Cluster
+from sim.cluster.apimachinery.decode import undecodable
 from sim.cluster.apimachinery.faults import Faults
 from sim.cluster.apimachinery.problems import Json, StatusError
 from sim.cluster.apimachinery.reads import ListQuery, page, version_number
 from sim.cluster.apimachinery.requests import Route, encode
 from sim.cluster.apimachinery.store import ADDED, CompactedError
+from sim.cluster.apimachinery.targets import Target, WriteOptions
 from sim.cluster.apimachinery.watch import DEFAULT_TIMEOUT_S, Watch, error_line
-from sim.cluster.apimachinery.writes import Target, WriteOptions, Written, undecodable
+from sim.cluster.apimachinery.writes import Written
 
 _HEALTH: Final = ("/healthz", "/livez", "/readyz")
 _PATCHES: Final = (requests.JSON_PATCH, requests.MERGE_PATCH, requests.STRATEGIC_PATCH, requests.APPLY_PATCH)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sim.cluster.apimachinery import problems
 from sim.cluster.apimachinery.problems import Json
-from sim.cluster.apimachinery.writes import WriteOptions
+from sim.cluster.apimachinery.targets import WriteOptions
 
 JSON: Final = "application/json"
 YAML: Final = "application/yaml"
