@@ -108,6 +108,7 @@ def extension_headers(draw: random.Random, last: int, *, authenticated: bool) ->
     layers = IPv6ExtHdrHopByHop(options=padding) if draw.random() < 0.5 else None
     for make in draw.sample(chain, draw.randint(1, 3)):
         layers = layers / make() if layers is not None else make()
+    assert layers is not None
     layers.lastlayer().nh = last
     return layers
 
