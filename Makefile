@@ -17,10 +17,10 @@ BPF_SOURCES := $(wildcard live/dataplane/*.bpf.c)
 BPF_OBJECTS := $(BPF_SOURCES:.c=.o)
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test lint types contracts check lock clean packages
+.PHONY: help setup demo test lint types contracts check lock clean packages kube-assets
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) $(BPF_OBJECTS) ## make .venv from the locked versions, install missing Debian packages, compile the BPF object
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "setup: done" >&2,:)
@@ -42,6 +42,9 @@ contracts: setup ## check that the layers import only what they may
 	@$(BIN)/lint-imports
 
 check: lint types contracts test ## all of the four above
+
+kube-assets: ## build a real Kubernetes API server (needs Go), print the line that makes tests and runs use it
+	@tools/kube-assets
 
 # Installed first: python3-venv makes the virtual environment, clang the BPF object. Checking takes milliseconds.
 packages:
