@@ -22,10 +22,11 @@ _VERDICT: Final = 2
 
 
 class Base(IntEnum):
-    """NFT_PAYLOAD_*_HEADER: what an offset counts from."""
+    """What an offset counts from: NFT_PAYLOAD_*_HEADER, or an IPv6 header that is looked for."""
 
     NETWORK = 1
     TRANSPORT = 2
+    FOUND = 3
 
 
 class Meta(IntEnum):
@@ -63,11 +64,15 @@ class Reject(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`length` bytes of a packet, at `offset` from `base`. A packet that is too short ends the rule."""
+    """`length` bytes of a packet, at `offset` from `base`. A packet that is too short ends the rule.
+
+    `header` is the protocol number of the header to look for in the chain of IPv6 headers, for `Base.FOUND`.
+    """
 
     base: Base
     offset: int
     length: int
+    header: int = 0
 
 
 def _expression(name: str, *parts: bytes) -> bytes:
@@ -91,6 +96,9 @@ def verdict_data(kind: int, verdict: Verdict, chain: str = "") -> bytes:
 
 def payload(load: Load, word: int = 0) -> bytes:
     """Loads bytes of the packet; the last word is padded with zero bytes."""
+    if load.base is Base.FOUND:
+        where = attribute(2, bytes([load.header])), be32(3, load.offset), be32(4, load.length)
+        return _expression("exthdr", _register(1, word), *where)
     return _expression("payload", _register(1, word), be32(2, load.base), be32(3, load.offset), be32(4, load.length))
 
 

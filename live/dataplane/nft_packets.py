@@ -8,7 +8,7 @@ Source: RFC 791, RFC 8200, RFC 792, RFC 4443; core.lb.jhash for the words of a h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -18,6 +18,7 @@ from live.dataplane.nft_expressions import Base, Load
 from live.dataplane.nft_wire import IPV4_KEY, IPV6_KEY, KeyType
 
 ICMP: Final = {4: 1, 6: 58}
+AUTHENTICATION: Final = 51
 ECHOES: Final = {4: (8, 0), 6: (128, 129)}
 ERRORS: Final = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
 """ICMP types with a packet inside: destination unreachable, (packet too big,) time exceeded, parameter problem."""
@@ -53,7 +54,8 @@ class Layout:
 
     @property
     def name(self) -> str:
-        return f"v{self.version}{'-error' if self.inner else ''}"
+        kind = "-error" if self.inner else f"-ah{self.source_port.header}" if self.source_port.header else ""
+        return f"v{self.version}{kind}"
 
     @property
     def address_key(self) -> KeyType:
@@ -65,12 +67,12 @@ class Layout:
         The packet inside went the other way: of its header only the ports, swapped, are those of the flow.
         """
         if not self.inner:
-            return Load(Base.TRANSPORT, offset, 1)
+            return replace(self.source_port, offset=offset, length=1)
         ports = self.source_port, self.destination_port
         if offset >= 4:
             return None
         port = ports[offset // 2]
-        return Load(port.base, port.offset + offset % 2, 1)
+        return replace(port, offset=port.offset + offset % 2, length=1)
 
 
 def layout(version: int, *, inner: bool) -> Layout:
@@ -96,8 +98,22 @@ def layout(version: int, *, inner: bool) -> Layout:
     )
 
 
+def behind_authentication(protocol: int) -> Layout:
+    """The offsets in an IPv6 packet with an authentication header before its header of `protocol`.
+
+    nftables takes the authentication header for the L4 header, because it may be wanted; so the real one must be looked for.
+    Source: nft_set_pktinfo_ipv6 (IP6_FH_F_AUTH), ipv6_find_hdr.
+    """
+    source, destination = Load(Base.FOUND, 0, 2, protocol), Load(Base.FOUND, 2, 2, protocol)
+    direct = layout(6, inner=False)
+    return replace(direct, source_port=source, destination_port=destination)
+
+
 def is_protocol(number: int, where: Layout) -> bytes:
     """Ends the rule unless the packet, or the one inside, is of the L4 protocol `number`."""
+    if where.source_port.header:
+        # That the header is found is the answer.
+        return nft.payload(Load(Base.FOUND, 0, 1, number))
     if not where.inner:
         return nft.meta(nft.Meta.PROTOCOL) + nft.compare(bytes([number]))
     offset = _ICMP_HEADER + (9 if where.version == 4 else 6)

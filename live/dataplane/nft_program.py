@@ -14,22 +14,23 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final
 
 from core.lb.forwarding import Flow
-from core.model import ByteMatch, L4Protocol, PortRange, Prefix
+from core.model import ByteMatch, L4Protocol
 from live.dataplane import nft_expressions as nft
-from live.dataplane.nft_expressions import Load, Meta, Verdict
+from live.dataplane.nft_expressions import Base, Load, Meta, Verdict
 from live.dataplane.nft_packets import (
+    AUTHENTICATION,
     ECHOES,
     ERRORS,
     FAMILY,
     ICMP,
     Kind,
     Layout,
+    behind_authentication,
     bucket,
     has_readable_packet_inside,
     is_icmp_type,
@@ -37,7 +38,8 @@ from live.dataplane.nft_packets import (
     kind_of,
     layout,
 )
-from live.dataplane.nft_wire import NAME_KEY, PORT_KEY, KeyType, dispatch_elements, element, interval_elements
+from live.dataplane.nft_ranges import ADDRESSED, PORTED, Dimension, Ranges, cut, destination_ranges, joined, merged
+from live.dataplane.nft_wire import NAME_KEY, KeyType, dispatch_elements, element, interval_elements
 
 UNMATCHED: Final = "unmatched"
 """The set that counts packets to a VIP that match no flow, by address family; and how their chain's name begins."""
@@ -52,8 +54,6 @@ _GROWTH: Final = 8
 """A cut may multiply the flows below it so often at most."""
 
 _LOAD_MARK: Final = nft.meta(Meta.MARK)
-
-Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,22 +85,12 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class _Dimension:
-    """One question about a packet: what a flow allows (None: anything), and where the answer stands."""
-
-    name: str
-    allowed: Callable[[Flow], Ranges | None]
-    load: Callable[[Layout], Load]
-    key: Callable[[Layout], KeyType]
-
-
-@dataclass(frozen=True, slots=True)
 class _Branch:
     """What all flows of a tree have in common."""
 
     where: Layout
     kind: Kind
-    dimensions: tuple[_Dimension, ...]
+    dimensions: tuple[Dimension, ...]
 
 
 def compile_program(
@@ -153,7 +143,9 @@ class _Compiler:
             if not flows:
                 continue
             direct = layout(version, inner=False)
-            vips = self._intervals("vips", merged(r for flow in flows for r in _destinations(flow)), direct.address_key)
+            vips = self._intervals(
+                "vips", merged(r for flow in flows for r in destination_ranges(flow)), direct.address_key
+            )
             family = nft.meta(Meta.FAMILY) + nft.compare(bytes([FAMILY[version]]))
             to_vip = family + nft.payload(direct.destination) + nft.contained(vips)
             from_here = nft.meta(Meta.INPUT_NAME) + nft.contained(arrived)
@@ -169,23 +161,40 @@ class _Compiler:
         rules.append(is_protocol(ICMP[version], direct) + nft.goto(self._icmp(version, direct, inner, flows)))
         # First what is frequent: TCP, UDP, ICMP, SCTP.
         rules[2], rules[3] = rules[3], rules[2]
+        if version == 6:
+            rules.append(is_protocol(AUTHENTICATION, direct) + nft.goto(self._authenticated(direct, flows)))
         return self._chain(f"v{version}", [*rules, nft.goto(self._unmatched)])
 
-    def _transports(self, where: Layout, flows: Sequence[Flow]) -> list[bytes]:
+    def _authenticated(self, direct: Layout, flows: Sequence[Flow]) -> str:
+        """The chain of IPv6 packets with an authentication header; of ICMPv6 in them only echoes are understood."""
+        rules = [
+            rule
+            for protocol in L4Protocol
+            for rule in self._transports(behind_authentication(protocol), flows, (protocol,))
+        ]
+        echo = self._node(_Branch(direct, Kind.ECHO, ADDRESSED), flows)
+        for kind in ECHOES[6]:
+            found = nft.payload(Load(Base.FOUND, 0, 1, ICMP[6])) + nft.compare(bytes([kind]))
+            rules.append(found + nft.goto(echo))
+        return self._chain("authenticated", [*rules, nft.goto(self._unmatched)])
+
+    def _transports(
+        self, where: Layout, flows: Sequence[Flow], protocols: Iterable[L4Protocol] = tuple(L4Protocol)
+    ) -> list[bytes]:
         rules = []
-        for protocol in L4Protocol:
+        for protocol in protocols:
             possible = [
                 flow
                 for flow in flows
                 if protocol in flow.protocols and all(match.protocol is protocol for match in flow.byte_matches)
             ]
-            tree = self._node(_Branch(where, kind_of(protocol), _PORTED), possible)
+            tree = self._node(_Branch(where, kind_of(protocol), PORTED), possible)
             rules.append(is_protocol(protocol, where) + nft.goto(tree))
         return rules
 
     def _icmp(self, version: int, direct: Layout, inner: Layout, flows: Sequence[Flow]) -> str:
-        echo = self._node(_Branch(direct, Kind.ECHO, _ADDRESSED), flows)
-        inner_echo = self._node(_Branch(inner, Kind.ECHO, _ADDRESSED), flows)
+        echo = self._node(_Branch(direct, Kind.ECHO, ADDRESSED), flows)
+        inner_echo = self._node(_Branch(inner, Kind.ECHO, ADDRESSED), flows)
         inside = self._transports(inner, flows)
         for kind in ECHOES[version]:
             is_echo = is_protocol(ICMP[version], inner) + is_icmp_type(kind, inner)
@@ -217,7 +226,7 @@ class _Compiler:
         asked = branch.kind is not Kind.ECHO and flow.byte_matches
         return bool(asked) or any(self._allowed(dimension, flow) is not None for dimension in branch.dimensions)
 
-    def _allowed(self, dimension: _Dimension, flow: Flow) -> Ranges | None:
+    def _allowed(self, dimension: Dimension, flow: Flow) -> Ranges | None:
         key = dimension.name, id(flow)
         if key not in self._ranges:
             self._ranges[key] = dimension.allowed(flow)
@@ -235,7 +244,7 @@ class _Compiler:
             rules.append(question + nft.goto(self._terminal(branch, flow)))
         return self._chain(f"flows-{branch.where.name}", [*rules, nft.goto(self._unmatched)])
 
-    def _question(self, branch: _Branch, dimension: _Dimension, flow: Flow) -> bytes:
+    def _question(self, branch: _Branch, dimension: Dimension, flow: Flow) -> bytes:
         """Ends the rule unless the packet is what the flow allows in this dimension."""
         allowed = self._allowed(dimension, flow)
         if allowed is None:
@@ -256,7 +265,7 @@ class _Compiler:
                 continue
             rest = tuple(other for other in branch.dimensions if other is not dimension)
             below = _Branch(branch.where, branch.kind, rest)
-            ranges = _joined((first, last, self._node(below, inside)) for first, last, inside in pieces)
+            ranges = joined((first, last, self._node(below, inside)) for first, last, inside in pieces)
             elsewhere = self._node(below, [flow for flow in flows if self._allowed(dimension, flow) is None])
             key = dimension.key(branch.where)
             name = self._set(
@@ -305,92 +314,6 @@ class _Compiler:
 
     def _intervals(self, label: str, ranges: Ranges, key: KeyType) -> str:
         return self._set(label, SetContent(key=key, elements=tuple(interval_elements(ranges, key.length))))
-
-
-# --- ranges ----------------------------------------------------------------------------------------------------------------
-
-
-def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """The same values as sorted ranges that neither overlap nor touch."""
-    result: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if result and first <= result[-1][1] + 1:
-            result[-1] = result[-1][0], max(last, result[-1][1])
-        else:
-            result.append((first, last))
-    return tuple(result)
-
-
-def cut(
-    flows: Sequence[Flow], allowed: Sequence[Ranges | None], *, limit: int
-) -> list[tuple[int, int, list[Flow]]] | None:
-    """The intervals (first, last, flows that contain it, in order) in which at least one flow that asks is; sorted.
-
-    `allowed[i]` is what flow i asks for, None for nothing. Returns None when the lists of flows would have more than `limit` entries
-    together.
-    """
-    everywhere = {i for i, ranges in enumerate(allowed) if ranges is None}
-    bounds: dict[int, list[tuple[int, bool]]] = {}
-    for i, ranges in enumerate(allowed):
-        for first, last in ranges or ():
-            bounds.setdefault(first, []).append((i, True))
-            bounds.setdefault(last + 1, []).append((i, False))
-    pieces = []
-    inside: set[int] = set()
-    entries = 0
-    points = sorted(bounds)
-    for at, after in pairwise(points):
-        for i, begins in bounds[at]:
-            (inside.add if begins else inside.discard)(i)
-        if inside:
-            entries += len(inside) + len(everywhere)
-            if entries > limit:
-                return None
-            pieces.append((at, after - 1, [flows[i] for i in sorted(inside | everywhere)]))
-    return pieces
-
-
-def _joined(ranges: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """Neighbours that lead to the same chain as one."""
-    result: list[tuple[int, int, str]] = []
-    for first, last, chain in ranges:
-        if result and result[-1][2] == chain and result[-1][1] + 1 == first:
-            result[-1] = result[-1][0], last, chain
-        else:
-            result.append((first, last, chain))
-    return result
-
-
-def _prefixes(prefixes: Iterable[Prefix], version: int) -> Ranges:
-    return merged(
-        (int(prefix.network_address), int(prefix.broadcast_address)) for prefix in prefixes if prefix.version == version
-    )
-
-
-def _ports(ranges: Sequence[PortRange]) -> Ranges | None:
-    joined = merged((ports.first, ports.last) for ports in ranges)
-    return None if joined == ((0, 65535),) else joined
-
-
-def _destinations(flow: Flow) -> Ranges:
-    return _prefixes(flow.destinations, flow.version)
-
-
-_DESTINATION = _Dimension("destination", _destinations, lambda at: at.destination, lambda at: at.address_key)
-_SOURCE = _Dimension(
-    "source",
-    lambda flow: _prefixes(flow.sources, flow.version) if flow.sources else None,
-    lambda at: at.source,
-    lambda at: at.address_key,
-)
-_DESTINATION_PORT = _Dimension(
-    "dport", lambda flow: _ports(flow.destination_ports), lambda at: at.destination_port, lambda _: PORT_KEY
-)
-_SOURCE_PORT = _Dimension(
-    "sport", lambda flow: _ports(flow.source_ports), lambda at: at.source_port, lambda _: PORT_KEY
-)
-_PORTED: Final = (_DESTINATION, _DESTINATION_PORT, _SOURCE, _SOURCE_PORT)
-_ADDRESSED: Final = (_DESTINATION, _SOURCE)
 
 
 def _byte_match(match: ByteMatch, where: Layout) -> bytes | None:
