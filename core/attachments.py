@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from core.endpoints import addresses_on
-from core.model import Address, Attachment, Gateway, ObjectRef, Pod, Prefix, sorted_prefixes
+from core.model import Address, Attachment, Gateway, Pod, Prefix, sorted_prefixes
 
 
 def next_hops(gateway: Gateway, gateway_pods: Iterable[Pod]) -> tuple[Address, ...]:
@@ -30,7 +30,3 @@ def attachment(vips: Sequence[Prefix], hops: Sequence[Address]) -> Attachment:
         vips=sorted_prefixes(vips),
         next_hops=tuple(hop for hop in hops if hop.version in versions),
     )
-
-
-Attachments = Mapping[ObjectRef, tuple[Attachment, ...]]
-"""Pod -> one attachment for each gateway that it serves, in the order of the gateways' names."""

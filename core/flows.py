@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from core import names
@@ -27,30 +27,59 @@ TCP_UDP_ROUTE_PRIORITY = 0
 """TCPRoutes and UDPRoutes have no priority of their own; an L34Route of priority 1 or more goes before them."""
 
 Resolve = Callable[[Route, BackendRef], Service | None]
-SlicesOf = Mapping[tuple[str, str], Sequence[EndpointSlice]]
-"""(namespace, name) of a Service -> its slices."""
 
 
-def forwarding(bindings: Iterable[Binding], resolve: Resolve, slices: SlicesOf) -> Forwarding:
-    """The full desired set of one gateway. `bindings` are those of this gateway; the ones not accepted are ignored.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usable:
+    """The endpoints of one Service, in one family, that packets may go to."""
 
-    Matching order: highest priority first; among equals the older route, then the lower namespace/name (Gateway API, "conflict
-    resolution" of routes).
-    """
+    targets: tuple[Target, ...] = ()
+    """The ready ones, by slot."""
+    pending: Mapping[Prefix, tuple[int, ...]] = field(default_factory=dict)
+    """VIP -> the numbers, in `targets`, of those that do not hold it yet."""
+
+
+UsableOf = Callable[[tuple[str, str], int], Usable]
+"""Takes (namespace, name) of a Service and 4 or 6."""
+
+
+def usable_of(slice_: EndpointSlice) -> Usable:
+    """What of a slice packets may go to."""
+    name = f"{slice_.meta.namespace}/{slice_.service}"
+    ready = sorted((e for e in slice_.endpoints if e.ready), key=lambda e: e.slot)
+    pending: dict[Prefix, list[int]] = {}
+    for i, endpoint in enumerate(ready):
+        for vip in endpoint.pending_vips:
+            pending.setdefault(vip, []).append(i)
+    return Usable(
+        targets=tuple(Target(service=name, slot=e.slot, address=e.address, pod=e.pod) for e in ready),
+        pending={vip: tuple(numbers) for vip, numbers in pending.items()},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What a route says of packets at a gateway; `listener` narrowed it, or None."""
+
+    route: Route
+    listener: Listener | None
+    match: Match
+
+
+def forwarding(bound: Iterable[Bound], resolve: Resolve, usable: UsableOf) -> Forwarding:
+    """The full desired set of one gateway; `bound` in the order of `precedence`."""
     flows: list[Flow] = []
     pools: list[Pool] = []
     known: set[str] = set()
-    for binding in sorted((b for b in bindings if b.accepted), key=_precedence):
-        for listener, match in listener_matches(binding):
-            for version in (4, 6):
-                name = _flow_name(binding.route, listener, version)
-                if name in known:
-                    continue  # two parentRefs that mean the same listener
-                known.add(name)
-                new_flows, new_pools = _flows_of_family(name, binding.route, match, version, resolve, slices)
-                flows += new_flows
-                pools += new_pools
-    flows.sort(key=lambda flow: -flow.priority)
+    for one in bound:
+        for version in (4, 6):
+            name = _flow_name(one.route, one.listener, version)
+            if name in known:
+                continue  # two parentRefs that mean the same listener
+            known.add(name)
+            new_flows, new_pools = _flows_of_family(name, one.route, one.match, version, resolve, usable)
+            flows += new_flows
+            pools += new_pools
     return Forwarding(flows=tuple(flows), pools=tuple(pools))
 
 
@@ -59,18 +88,17 @@ def _flow_name(route: Route, listener: Listener | None, version: int) -> str:
     return "/".join([ref.kind, ref.namespace, ref.name, *([listener.name] if listener else []), f"ipv{version}"])
 
 
-def _precedence(binding: Binding) -> tuple[int, str, str, str, str]:
+def precedence(binding: Binding) -> tuple[int, str, str, str, str]:
+    """The matching order: highest priority first; among equals the older route, then the lower namespace/name.
+
+    Source: Gateway API, "conflict resolution" of routes.
+    """
     meta, match = binding.route.meta, binding.route.match
     priority = match.priority if match else TCP_UDP_ROUTE_PRIORITY
     return (-priority, meta.created, meta.namespace, meta.name, meta.ref.kind)
 
 
-def matches_of(binding: Binding) -> tuple[Match, ...]:
-    """What the route of `binding` says of packets at this gateway."""
-    return tuple(match for _, match in listener_matches(binding))
-
-
-def listener_matches(binding: Binding) -> tuple[tuple[Listener | None, Match], ...]:
+def bound_matches(binding: Binding) -> tuple[tuple[Listener | None, Match], ...]:
     """What the route of `binding` says of packets, with the listener that narrowed it; None when none did.
 
     An L34Route that names no listener says everything itself, as it always did; one that names a listener (sectionName or port) is
@@ -106,30 +134,29 @@ def _narrowed(match: Match, listener: Listener) -> Match | None:
     return replace(match, protocols=protocols, destination_ports=(port,))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Share:
-    """One backendRef: its weight, and the usable targets with the VIPs that each does not hold yet."""
-
-    service: str
-    weight: int
-    targets: tuple[tuple[Target, tuple[Prefix, ...]], ...]
-
-
 def _flows_of_family(
-    base: str, route: Route, match: Match, version: int, resolve: Resolve, slices: SlicesOf
+    base: str, route: Route, match: Match, version: int, resolve: Resolve, usable: UsableOf
 ) -> tuple[list[Flow], list[Pool]]:
     destinations = tuple(p for p in match.destinations if p.version == version)
     sources = tuple(p for p in match.sources if p.version == version)
     if not destinations or (match.sources and not sources):
         return [], []
-    shares = tuple(_share(route, backend, version, resolve, slices) for backend in route.backends)
-    groups: dict[tuple[Backend, ...], list[Prefix]] = {}
-    for destination in destinations:
-        groups.setdefault(_backends_for(destination, shares), []).append(destination)
+    shares = [
+        (backend, usable((backend.namespace, backend.name), version) if resolve(route, backend) else Usable())
+        for backend in route.backends
+    ]
     flows, pools = [], []
-    for backends, group in groups.items():
+    for missing, group in _groups(destinations, [found for _, found in shares]).items():
         # The group of the first destination keeps the name, so that a VIP that is added disturbs no pool.
         name = base if group[0] == destinations[0] else f"{base}/{group[0]}"
+        backends = tuple(
+            Backend(
+                service=f"{backend.namespace}/{backend.name}",
+                weight=backend.weight,
+                targets=_without(found.targets, without),
+            )
+            for (backend, found), without in zip(shares, missing, strict=True)
+        )
         pools.append(Pool(name=name, version=version, backends=backends, table_size=DEFAULT_TABLE_SIZE))
         flows.append(
             Flow(
@@ -148,26 +175,19 @@ def _flows_of_family(
     return flows, pools
 
 
-def _share(route: Route, backend: BackendRef, version: int, resolve: Resolve, slices: SlicesOf) -> _Share:
-    name = f"{backend.namespace}/{backend.name}"
-    found = slices.get((backend.namespace, backend.name), ()) if resolve(route, backend) is not None else ()
-    targets = tuple(
-        (Target(service=name, slot=e.slot, address=e.address, pod=e.pod), e.pending_vips)
-        for slice_ in found
-        if slice_.version == version
-        for e in sorted(slice_.endpoints, key=lambda e: e.slot)
-        if e.ready
-    )
-    return _Share(service=name, weight=backend.weight, targets=targets)
+def _groups(
+    destinations: tuple[Prefix, ...], shares: Sequence[Usable]
+) -> dict[tuple[tuple[int, ...], ...], list[Prefix]]:
+    """The destinations by what lacks them: for each share the numbers of the targets that do not hold the VIP yet."""
+    groups: dict[tuple[tuple[int, ...], ...], list[Prefix]] = {}
+    for destination in destinations:
+        missing = tuple(share.pending.get(destination, ()) for share in shares)
+        groups.setdefault(missing, []).append(destination)
+    return groups
 
 
-def _backends_for(destination: Prefix, shares: tuple[_Share, ...]) -> tuple[Backend, ...]:
-    """The backends of packets to `destination`: targets that do not hold that VIP yet are left out."""
-    return tuple(
-        Backend(
-            service=share.service,
-            weight=share.weight,
-            targets=tuple(target for target, pending in share.targets if destination not in pending),
-        )
-        for share in shares
-    )
+def _without(targets: tuple[Target, ...], numbers: tuple[int, ...]) -> tuple[Target, ...]:
+    if not numbers:
+        return targets
+    left_out = frozenset(numbers)
+    return tuple(target for i, target in enumerate(targets) if i not in left_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from core.model import (
@@ -54,6 +54,19 @@ class Objects:
     namespaces: tuple[Namespace, ...] = ()
     grants: tuple[ReferenceGrant, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+
+    def all(self) -> Iterator[KubeObject | Rejected]:
+        """Every object, kind by kind."""
+        yield from self.gateway_classes
+        yield from self.gateways
+        yield from self.routers
+        yield from self.routes
+        yield from self.services
+        yield from self.pods
+        yield from self.slices
+        yield from self.namespaces
+        yield from self.grants
+        yield from self.rejected
 
     @staticmethod
     def of(items: Iterable[KubeObject | Rejected]) -> Objects:

@@ -1,38 +1,47 @@
 """plan(objects) -> Plan: everything that follows from the objects.
 
 Pure, deterministic (the same objects in any order give an equal Plan) and total (a bad object gives a status, never an exception, and
-never changes what a good one gets).
+never changes what a good one gets). A `Planner` makes the same Plan from changes, at the cost of what changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_network
+from types import MappingProxyType
+from typing import TypeVar
 
-from core import names, status
+from core import names, status, statuses
 from core.attachments import attachment, next_hops
-from core.binding import OUR_CLASSES, Binding, bind, protocol_supported, resolve_backend, supported_kinds
+from core.binding import OUR_CLASSES
 from core.endpoints import Selected, select, slices_of
-from core.flows import forwarding, matches_of
+from core.flows import Usable, forwarding, usable_of
+from core.inventory import Inventory
 from core.lb.forwarding import Forwarding
 from core.model import (
     Address,
     Attachment,
-    BackendRef,
     EndpointSlice,
     Gateway,
+    GatewayClass,
     GatewayRouter,
-    Listener,
+    KubeObject,
+    Namespace,
     ObjectRef,
     Pod,
     Prefix,
+    ReferenceGrant,
     Route,
     Service,
     sorted_prefixes,
 )
-from core.objects import Objects
+from core.objects import Objects, Rejected
 from core.ports import Peer
+from core.relations import Relations, ServedService, ServiceName, gateway_ref
+
+Written = TypeVar("Written", GatewayClass, Gateway, GatewayRouter, Route, Service, Namespace, ReferenceGrant, Rejected)
+
+__all__ = ["GatewayPlan", "Plan", "Planner", "forwarding_of", "gateway_pods", "gateway_ref", "peers_of", "plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +65,7 @@ class Plan:
     gateways: tuple[GatewayPlan, ...] = ()
     slices: tuple[EndpointSlice, ...] = ()
     attachments: Mapping[ObjectRef, tuple[Attachment, ...]] = field(default_factory=dict)
+    """Pod -> one attachment for each gateway that it serves, in the order of the gateways' names."""
     statuses: tuple[status.Status, ...] = ()
 
     def of(self, namespace: str, name: str) -> GatewayPlan | None:
@@ -63,14 +73,12 @@ class Plan:
         return next((g for g in self.gateways if g.gateway.meta.ref == gateway_ref(namespace, name)), None)
 
 
-def gateway_ref(namespace: str, name: str) -> ObjectRef:
-    """The reference of a Gateway."""
-    return ObjectRef(kind="Gateway", namespace=namespace, name=name)
-
-
 def plan(objects: Objects) -> Plan:
     """The Plan of `objects`."""
-    return _Planner(objects).plan()
+    planner = Planner()
+    for item in objects.all():
+        planner.put(item)
+    return planner.plan()
 
 
 def forwarding_of(objects: Objects, namespace: str, name: str) -> Forwarding | None:
@@ -79,267 +87,231 @@ def forwarding_of(objects: Objects, namespace: str, name: str) -> Forwarding | N
     This is what a load balancer programs: it equals `plan(objects).of(namespace, name).forwarding` once the slices that the plan
     wants are stored.
     """
-    planner = _Planner(objects)
+    relations = Relations(
+        classes=objects.gateway_classes,
+        gateways=objects.gateways,
+        routers=objects.routers,
+        routes=objects.routes,
+        services=objects.services,
+        namespaces=objects.namespaces,
+        grants=objects.grants,
+    )
     ref = gateway_ref(namespace, name)
-    if ref not in planner.gateways:
+    if ref not in relations.gateways:
         return None
-    ours = {
-        key: [slice_ for slice_ in slices if slice_.managed_by == names.SLICE_MANAGER]
-        for key, slices in planner.slices.items()
+    usable = {
+        (slice_.meta.namespace, slice_.service, slice_.version): usable_of(slice_)
+        for slice_ in objects.slices
+        if slice_.managed_by == names.SLICE_MANAGER
     }
-    return forwarding(planner.bindings[ref], planner.resolve, ours)
+    return forwarding(
+        relations.bound[ref], relations.resolve, lambda service, version: usable.get((*service, version), Usable())
+    )
 
 
-class _Planner:
-    """The indexes that the parts of one plan share."""
+@dataclass(slots=True, eq=False)
+class _ServicePlan:
+    """What follows for one Service, and from what it was made."""
 
-    def __init__(self, objects: Objects) -> None:
-        self.objects = objects
-        self.services = {(s.meta.namespace, s.meta.name): s for s in objects.services}
-        self.classes = {c.meta.name: c.controller for c in objects.gateway_classes}
-        self.namespace_labels = {n.meta.name: n.meta.labels for n in objects.namespaces}
-        self.gateways = {g.meta.ref: g for g in objects.gateways if self.class_of(g) is not None}
-        self.bindings: dict[ObjectRef, list[Binding]] = {ref: [] for ref in self.gateways}
-        self.bindings_of_route: dict[ObjectRef, list[Binding]] = {}
-        for binding in self._bindings():
-            self.bindings[binding.gateway.meta.ref].append(binding)
-            self.bindings_of_route.setdefault(binding.route.meta.ref, []).append(binding)
-        self.slices: dict[tuple[str, str], list[EndpointSlice]] = {}
-        for slice_ in objects.slices:
-            self.slices.setdefault((slice_.meta.namespace, slice_.service), []).append(slice_)
+    served: ServedService
+    pods: int
+    """The version of the Pods that it was made from; `stored` likewise of the slices."""
+    stored: int
+    selected: tuple[Selected, ...]
+    slices: tuple[EndpointSlice, ...]
+    usable: Mapping[int, Usable]
 
-    def class_of(self, gateway: Gateway) -> str | None:
-        """The class of ours, by its name or by the controller of a GatewayClass object; None when it is somebody else's."""
-        name = self.classes.get(gateway.class_name, gateway.class_name)
-        return name if name in OUR_CLASSES else None
 
-    def _bindings(self) -> Iterator[Binding]:
-        for route in self.objects.routes:
-            for parent in dict.fromkeys(route.parents):
-                gateway = self.gateways.get(gateway_ref(parent.namespace, parent.name))
-                if gateway is not None and (parent.group, parent.kind) == (names.GATEWAY_GROUP, "Gateway"):
-                    yield bind(route, parent, gateway, self.namespace_labels)
+class Planner:
+    """Makes the Plan of the objects that were put and not removed, from what changed since the last one.
 
-    def resolve(self, route: Route, backend: BackendRef) -> Service | None:
-        return resolve_backend(route, backend, self.services, self.objects.grants)[0]
+    What a person writes (classes, gateways, routers, routes, Services, namespaces, grants) is related anew when any of it changes.
+    What changes all the time (Pods, EndpointSlices) costs only the Services that select it and the gateways before these.
+    """
+
+    def __init__(self) -> None:
+        self._written: dict[type, dict[ObjectRef, KubeObject | Rejected]] = {}
+        self._pods = Inventory[Pod](lambda pod: [(pod.meta.namespace, *label) for label in pod.meta.labels.items()])
+        self._slices = Inventory[EndpointSlice](lambda s: [(s.meta.namespace, s.service)])
+        self._kinds: dict[ObjectRef, type] = {}
+        self._relations: Relations | None = None
+        self._services: dict[ObjectRef, _ServicePlan] = {}
+        self._services_of_pod: dict[ObjectRef, set[ObjectRef]] = {}
+        self._stale_pods: set[ObjectRef] = set()
+        """Pods whose attachments may have changed."""
+        self._attachments: dict[ObjectRef, tuple[Attachment, ...]] = {}
+        self._gateways: dict[ObjectRef, tuple[tuple[object, ...], GatewayPlan, status.GatewayStatus]] = {}
+        self._route_statuses: tuple[status.Status, ...] = ()
+        self._plan: Plan | None = None
+
+    def put(self, item: KubeObject | Rejected) -> None:
+        """Adds an object, or replaces the one of its reference."""
+        ref = item.meta.ref
+        if self._kinds.get(ref, type(item)) is not type(item):
+            self.remove(ref)  # it could not be understood before, or cannot be now
+        self._kinds[ref] = type(item)
+        self._plan = None
+        if isinstance(item, Pod):
+            self._pods.put(ref, item)
+        elif isinstance(item, EndpointSlice):
+            self._slices.put(ref, item)
+        else:
+            self._written.setdefault(type(item), {})[ref] = item
+            self._relations = None
+
+    def remove(self, ref: ObjectRef) -> None:
+        """Takes an object away; nothing happens when there is none."""
+        kind = self._kinds.pop(ref, None)
+        if kind is None:
+            return
+        self._plan = None
+        if kind is Pod:
+            self._pods.remove(ref)
+        elif kind is EndpointSlice:
+            self._slices.remove(ref)
+        else:
+            del self._written[kind][ref]
+            self._relations = None
 
     def plan(self) -> Plan:
-        vips_of_service = self._vips_of_services()
-        pods_of_service: dict[tuple[str, str], tuple[Selected, ...]] = {}
-        slices: list[EndpointSlice] = []
-        for key, service in self.services.items():
-            gateway = self._gateway_of(service)
-            if gateway is None:
-                continue
-            pods_of_service[key] = select(service, self.objects.pods, gateway.endpoint_networks)
-            slices += slices_of(
-                service,
-                pods_of_service[key],
-                self.slices.get(key, ()),
-                sorted_prefixes(vip for vips in vips_of_service.get(key, {}).values() for vip in vips),
-                needs_attachment=self.class_of(gateway) == names.STATELESS_LOAD_BALANCER,
+        """The Plan of the objects as they are now."""
+        if self._plan is None:
+            relations = self._related()
+            self._plan_services(relations)
+            self._plan_gateways(relations)
+            self._attach(relations)
+            planned = [self._gateways[ref] for ref in relations.gateways]
+            self._plan = Plan(
+                gateways=tuple(one for _, one, _ in planned),
+                slices=tuple(slice_ for ref in sorted(self._services) for slice_ in self._services[ref].slices),
+                attachments=MappingProxyType(dict(self._attachments)),
+                statuses=(*(found for _, _, found in planned), *self._route_statuses),
             )
-        by_service: dict[tuple[str, str], list[EndpointSlice]] = {}
-        for slice_ in slices:
-            by_service.setdefault((slice_.meta.namespace, slice_.service), []).append(slice_)
-        gateways = tuple(self._gateway_plan(gateway, by_service) for _, gateway in sorted(self.gateways.items()))
-        return Plan(
-            gateways=gateways,
-            slices=tuple(sorted(slices, key=lambda s: s.meta.ref)),
-            attachments=self._attachments(gateways, vips_of_service, pods_of_service),
-            statuses=tuple(self._statuses(gateways)),
+        return self._plan
+
+    def _related(self) -> Relations:
+        if self._relations is None:
+            relations = Relations(
+                classes=self._of(GatewayClass),
+                gateways=self._of(Gateway),
+                routers=self._of(GatewayRouter),
+                routes=self._of(Route),
+                services=self._of(Service),
+                namespaces=self._of(Namespace),
+                grants=self._of(ReferenceGrant),
+            )
+            self._relations = relations
+            self._gateways = {}
+            rejected = (statuses.rejected_status(relations, item) for item in self._of(Rejected))
+            self._route_statuses = (
+                *(statuses.class_status(c) for c in self._of(GatewayClass) if c.controller in OUR_CLASSES),
+                *(statuses.route_status(relations, route) for route in self._of(Route)),
+                *(statuses.router_status(relations, router) for router in self._of(GatewayRouter)),
+                *(found for found in rejected if found is not None),
+            )
+        return self._relations
+
+    def _of(self, kind: type[Written]) -> list[Written]:
+        found = sorted(self._written.get(kind, {}).items())
+        return [item for _, item in found if isinstance(item, kind)]
+
+    def _plan_services(self, relations: Relations) -> None:
+        for ref in self._services.keys() - relations.served.keys():
+            self._forget_pods(ref)
+            del self._services[ref]
+        for ref, served in relations.served.items():
+            service = served.service
+            name = (service.meta.namespace, service.meta.name)
+            pods, stored = self._pods.version(_candidates(service)), self._slices.version(name)
+            known = self._services.get(ref)
+            if known is not None and (known.pods, known.stored) == (pods, stored) and known.served == served:
+                continue
+            if known is not None:
+                self._forget_pods(ref)
+            planned = self._service_plan(served, pods, stored)
+            self._services[ref] = planned
+            for pod in planned.selected:
+                self._services_of_pod.setdefault(pod.pod.meta.ref, set()).add(ref)
+                self._stale_pods.add(pod.pod.meta.ref)
+
+    def _service_plan(self, served: ServedService, pods: int, stored: int) -> _ServicePlan:
+        service = served.service
+        selected = select(service, self._pods.at(_candidates(service)), served.gateway.endpoint_networks)
+        slices = slices_of(
+            service,
+            selected,
+            self._slices.at((service.meta.namespace, service.meta.name)),
+            served.all_vips,
+            needs_attachment=served.needs_attachment,
         )
+        usable = {slice_.version: usable_of(slice_) for slice_ in slices}
+        return _ServicePlan(served=served, pods=pods, stored=stored, selected=selected, slices=slices, usable=usable)
 
-    def _vips_of_services(self) -> dict[tuple[str, str], dict[ObjectRef, list[Prefix]]]:
-        """Service -> Gateway -> the VIPs through which it is reached."""
-        found: dict[tuple[str, str], dict[ObjectRef, list[Prefix]]] = {}
-        for ref, bindings in sorted(self.bindings.items()):
-            for binding in bindings:
-                if not binding.accepted:
-                    continue
-                for backend in binding.route.backends:
-                    if self.resolve(binding.route, backend) is None:
-                        continue
-                    vips = found.setdefault((backend.namespace, backend.name), {}).setdefault(ref, [])
-                    vips += [vip for match in matches_of(binding) for vip in match.destinations]
-        return found
+    def _forget_pods(self, service: ObjectRef) -> None:
+        for pod in self._services[service].selected:
+            ref = pod.pod.meta.ref
+            self._services_of_pod[ref].discard(service)
+            self._stale_pods.add(ref)
 
-    def _gateway_of(self, service: Service) -> Gateway | None:
-        """The Gateway whose endpoint networks give the Service's addresses: the one that its label names, else the first whose
-        routes refer to it."""
-        labelled = self.gateways.get(gateway_ref(service.meta.namespace, service.gateway))
-        if labelled is not None:
-            return labelled
-        for ref, bindings in sorted(self.bindings.items()):
-            for binding in bindings:
-                if binding.accepted and any(self.resolve(binding.route, b) is service for b in binding.route.backends):
-                    return self.gateways[ref]
-        return None
+    def _plan_gateways(self, relations: Relations) -> None:
+        for ref, gateway in relations.gateways.items():
+            carriers = (ref.namespace, names.PROXY_NAME, ref.name)
+            services = [
+                self._services[service].usable for service in relations.backends[ref] if service in self._services
+            ]
+            inputs: tuple[object, ...] = (self._pods.version(carriers), *services)
+            known = self._gateways.get(ref)
+            if known is not None and known[0] == inputs:
+                continue
+            pods = gateway_pods(gateway, self._pods.at(carriers))
+            planned = self._gateway_plan(relations, gateway, pods)
+            self._gateways[ref] = (inputs, planned, statuses.gateway_status(relations, gateway, planned.vips, pods))
+            if known is None or known[1].next_hops != planned.next_hops:
+                for service in relations.backends[ref]:
+                    if service in self._services:
+                        self._stale_pods.update(pod.pod.meta.ref for pod in self._services[service].selected)
 
-    def _gateway_plan(self, gateway: Gateway, slices: Mapping[tuple[str, str], list[EndpointSlice]]) -> GatewayPlan:
+    def _gateway_plan(self, relations: Relations, gateway: Gateway, pods: tuple[Pod, ...]) -> GatewayPlan:
         ref = gateway.meta.ref
-        wanted = forwarding(self.bindings[ref], self.resolve, slices)
+        wanted = forwarding(relations.bound[ref], relations.resolve, self._usable)
         return GatewayPlan(
             gateway=gateway,
-            class_=self.class_of(gateway) or "",
-            vips=self._vips(gateway),
+            class_=relations.class_of(gateway) or "",
+            vips=relations.vips[ref],
             announced=sorted_prefixes(wanted.usable_destinations()),
             forwarding=wanted,
-            peers=peers_of(gateway, self.objects.routers),
-            next_hops=next_hops(gateway, gateway_pods(gateway, self.objects.pods)),
+            peers=peers_of(gateway, relations.routers[ref]),
+            next_hops=next_hops(gateway, pods),
         )
 
-    def _vips(self, gateway: Gateway) -> tuple[Prefix, ...]:
-        from_routes = (
-            vip
-            for binding in self.bindings[gateway.meta.ref]
-            if binding.accepted
-            for match in matches_of(binding)
-            for vip in match.destinations
-        )
-        from_services = (
-            ip_network(address)
-            for service in self.objects.services
-            if service.meta.namespace == gateway.meta.namespace and service.gateway == gateway.meta.name
-            for address in service.external_ips
-        )
-        if self.class_of(gateway) == names.STATELESS_LOAD_BALANCER:
-            return sorted_prefixes(from_routes)
-        return sorted_prefixes([*from_routes, *from_services])
+    def _usable(self, service: ServiceName, version: int) -> Usable:
+        planned = self._services.get(ObjectRef(kind="Service", namespace=service[0], name=service[1]))
+        return planned.usable.get(version, Usable()) if planned is not None else Usable()
 
-    def _attachments(
-        self,
-        gateways: tuple[GatewayPlan, ...],
-        vips_of_service: Mapping[tuple[str, str], Mapping[ObjectRef, list[Prefix]]],
-        pods_of_service: Mapping[tuple[str, str], tuple[Selected, ...]],
-    ) -> dict[ObjectRef, tuple[Attachment, ...]]:
-        vips: dict[ObjectRef, dict[ObjectRef, list[Prefix]]] = {}
-        for key, selected in pods_of_service.items():
-            for of_gateway, prefixes in vips_of_service.get(key, {}).items():
-                for pod, _ in selected:
-                    vips.setdefault(pod.meta.ref, {}).setdefault(of_gateway, []).extend(prefixes)
-        hops = {g.gateway.meta.ref: g.next_hops for g in gateways if g.class_ == names.STATELESS_LOAD_BALANCER}
-        return {
-            pod: tuple(attachment(of[gateway], hops[gateway]) for gateway in sorted(of) if gateway in hops)
-            for pod, of in sorted(vips.items())
-        }
-
-    def _statuses(self, gateways: tuple[GatewayPlan, ...]) -> Iterator[status.Status]:
-        for class_ in self.objects.gateway_classes:
-            if class_.controller in OUR_CLASSES:
-                yield status.ClassStatus(
-                    ref=class_.meta.ref, generation=class_.meta.generation, conditions=(status.accepted(),)
-                )
-        for planned in gateways:
-            yield self._gateway_status(planned)
-        for route in self.objects.routes:
-            yield self._route_status(route)
-        for router in self.objects.routers:
-            yield self._router_status(router)
-        yield from self._rejected_statuses()
-
-    def _gateway_status(self, planned: GatewayPlan) -> status.GatewayStatus:
-        gateway = planned.gateway
-        pods = [pod for pod in gateway_pods(gateway, self.objects.pods) if not pod.meta.deleting]
-        addresses = tuple(vip.network_address for vip in planned.vips)
-        return status.GatewayStatus(
-            ref=gateway.meta.ref,
-            generation=gateway.meta.generation,
-            conditions=(
-                self._gateway_accepted(gateway),
-                status.programmed(addresses, len(pods), sum(pod.ready for pod in pods)),
-            ),
-            addresses=addresses[: status.MOST_ADDRESSES],
-            listeners=tuple(self._listener_status(gateway, listener) for listener in gateway.listeners),
-        )
-
-    @staticmethod
-    def _gateway_accepted(gateway: Gateway) -> status.Condition:
-        if not gateway.endpoint_networks:
-            message = f"no network in the annotation {names.ENDPOINT_NETWORKS!r} of spec.infrastructure: no endpoints"
-            return status.accepted(False, "Invalid", message)
-        if not any(protocol_supported(listener) for listener in gateway.listeners):
-            return status.accepted(False, "ListenersNotValid", "no listener has a protocol that this class serves")
-        if not all(protocol_supported(listener) for listener in gateway.listeners):
-            return status.accepted(True, "ListenersNotValid", "some listeners have a protocol that is not supported")
-        return status.accepted()
-
-    def _listener_status(self, gateway: Gateway, listener: Listener) -> status.ListenerStatus:
-        routes = {
-            b.route.meta.ref for b in self.bindings[gateway.meta.ref] if any(known is listener for known in b.listeners)
-        }
-        good = protocol_supported(listener)
-        wrong = [f"{group}/{kind}" for group, kind in listener.kinds if (group, kind) not in supported_kinds(listener)]
-        resolved = [("InvalidRouteKinds", f"unsupported route kinds: {', '.join(wrong)}")] if wrong else []
-        protocol = f"protocol {listener.protocol!r} is not supported: TCP, UDP or {names.ALL_PORTS_PROTOCOL}"
-        return status.ListenerStatus(
-            name=listener.name,
-            supported_kinds=supported_kinds(listener),
-            attached_routes=len(routes),
-            conditions=(
-                status.accepted() if good else status.accepted(False, "UnsupportedProtocol", protocol),
-                status.Condition(type="Programmed", status=good, reason="Programmed" if good else "Invalid"),
-                status.resolved_refs(resolved),
-            ),
-        )
-
-    def _route_status(self, route: Route) -> status.RouteStatus:
-        refs = [resolve_backend(route, b, self.services, self.objects.grants) for b in route.backends]
-        resolved = status.resolved_refs([(reason, message) for found, reason, message in refs if found is None])
-        by_parent = {binding.parent: binding for binding in self.bindings_of_route.get(route.meta.ref, ())}
-        return status.RouteStatus(
-            ref=route.meta.ref,
-            generation=route.meta.generation,
-            parents=tuple(
-                status.ParentStatus(
-                    parent=parent,
-                    controller=self._controller(by_parent[parent].gateway),
-                    conditions=(self._route_accepted(by_parent[parent]), resolved),
-                )
-                for parent in dict.fromkeys(route.parents)
-                if parent in by_parent
-            ),
-        )
-
-    @staticmethod
-    def _route_accepted(binding: Binding) -> status.Condition:
-        if binding.accepted and not matches_of(binding):
-            what = (
-                "spec.addresses of the Gateway" if binding.route.match is None else "the listener's protocol and port"
+    def _attach(self, relations: Relations) -> None:
+        """Brings the attachments of stale Pods up to date."""
+        for ref in self._stale_pods:
+            vips: dict[ObjectRef, list[Prefix]] = {}
+            for service in self._services_of_pod.get(ref, ()):
+                for gateway, found in self._services[service].served.vips.items():
+                    vips.setdefault(gateway, []).extend(found)
+            if ref in self._services_of_pod and not self._services_of_pod[ref]:
+                del self._services_of_pod[ref]
+            attachments = tuple(
+                attachment(vips[gateway], self._gateways[gateway][1].next_hops)
+                for gateway in sorted(vips)
+                if relations.class_of(relations.gateways[gateway]) == names.STATELESS_LOAD_BALANCER
             )
-            return status.accepted(False, "UnsupportedValue", f"nothing is left to match: see {what}")
-        return status.accepted(binding.accepted, binding.reason, binding.message)
-
-    def _controller(self, gateway: Gateway) -> str:
-        class_ = self.class_of(gateway) or ""
-        return class_ if "/" in class_ else f"{names.DOMAIN}/{class_}"
-
-    def _router_status(self, router: GatewayRouter) -> status.RouterStatus:
-        if not router.gateway:
-            condition = status.accepted(False, "NoMatchingParent", f"the label {names.PROXY_NAME} names no Gateway")
-        elif gateway_ref(router.meta.namespace, router.gateway) not in self.gateways:
-            where = f"{router.meta.namespace}/{router.gateway}"
-            condition = status.accepted(False, "NoMatchingParent", f"no Gateway {where} of a class of ours")
-        else:
-            condition = status.accepted()
-        return status.RouterStatus(ref=router.meta.ref, generation=router.meta.generation, conditions=(condition,))
-
-    def _rejected_statuses(self) -> Iterator[status.Status]:
-        for rejected in self.objects.rejected:
-            ref, generation = rejected.meta.ref, rejected.meta.generation
-            condition = status.accepted(False, "UnsupportedValue", rejected.message)
-            if ref.kind == "GatewayRouter":
-                yield status.RouterStatus(ref=ref, generation=generation, conditions=(condition,))
-            parents = tuple(
-                status.ParentStatus(parent=parent, controller=self._controller(gateway), conditions=(condition,))
-                for parent in dict.fromkeys(rejected.parents)
-                if (gateway := self.gateways.get(gateway_ref(parent.namespace, parent.name))) is not None
-            )
-            if ref.kind in ROUTE_KINDS:
-                yield status.RouteStatus(ref=ref, generation=generation, parents=parents)
+            if vips:
+                self._attachments[ref] = attachments
+            else:
+                self._attachments.pop(ref, None)
+        self._stale_pods.clear()
 
 
-ROUTE_KINDS = ("L34Route", "TCPRoute", "UDPRoute")
+def _candidates(service: Service) -> tuple[str, str, str]:
+    """Where the Pods are found that the Service may select: those with one label of its selector."""
+    return (service.meta.namespace, *min(service.selector.items(), default=("", "")))
 
 
 def gateway_pods(gateway: Gateway, pods: Iterable[Pod]) -> tuple[Pod, ...]:

@@ -64,32 +64,73 @@ class Placement:
 
 def place(forwarding: Forwarding, tuples: FiveTuples) -> Placement:
     """The fate of every connection, as `core.lb.classifier.decide` has it."""
-    n = len(tuples)
-    fate = np.full(n, DROPPED, np.int32)
-    targets: list[Target] = []
-    undecided = np.ones(n, np.bool_)
-    hashes: Words | None = None
-    for flow in forwarding.flows:
-        mine = undecided & _matches(flow, tuples)
-        if not mine.any():
-            continue
-        if hashes is None:
-            hashes = hash_tuples(tuples, forwarding.seed)
-        undecided &= ~mine
-        fate[mine] = _in_pool(forwarding.pool_of(flow), hashes[mine], targets)
-    return Placement(targets=tuple(targets), target=fate)
+    return Placer(tuples).place(forwarding)
 
 
-def _in_pool(pool: Pool, hashes: Words, targets: list[Target]) -> Indices:
-    """For each hash the index into `targets`, to which those of the pool are added."""
+class Placer:
+    """Places the same connections under one forwarding set after another. What does not depend on the targets, which are what changes
+    most, is computed once: hashes, buckets, and which flow each connection matches.
+    """
+
+    def __init__(self, tuples: FiveTuples) -> None:
+        self._tuples = tuples
+        self._seed: int | None = None
+        self._hashes: Words = np.empty(0, np.uint32)
+        self._buckets: dict[int, Indices] = {}
+        self._flows: tuple[Flow, ...] | None = None
+        self._matches: list[tuple[Flow, NDArray[np.bool_] | None]] = []
+
+    def place(self, forwarding: Forwarding) -> Placement:
+        """The fate of every connection. O(n), of which a change of targets alone costs one look into a table of the size of M."""
+        targets: list[Target] = []
+        fate: Indices | None = None
+        for flow, mine in self._matching(forwarding.flows):
+            pool = forwarding.pool_of(flow)
+            found = _table_of(pool, targets)
+            if mine is None:
+                fate = found[self._bucket(forwarding.seed, pool.table_size)]
+                continue
+            if fate is None:
+                fate = np.full(len(self._tuples), DROPPED, np.int32)
+            fate[mine] = found[self._bucket(forwarding.seed, pool.table_size)[mine]]
+        if fate is None:
+            fate = np.full(len(self._tuples), DROPPED, np.int32)
+        return Placement(targets=tuple(targets), target=fate)
+
+    def _matching(self, flows: tuple[Flow, ...]) -> list[tuple[Flow, NDArray[np.bool_] | None]]:
+        """The flows that get connections, with a mask of them; None: all."""
+        if self._flows == flows:
+            return self._matches
+        self._flows, self._matches = flows, []
+        undecided = np.ones(len(self._tuples), np.bool_)
+        for flow in flows:
+            mine = undecided & _matches(flow, self._tuples)
+            if mine.all():
+                self._matches.append((flow, None))
+                break
+            if mine.any():
+                undecided &= ~mine
+                self._matches.append((flow, mine))
+        return self._matches
+
+    def _bucket(self, seed: int, table_size: int) -> Indices:
+        if self._seed != seed:
+            self._seed, self._hashes, self._buckets = seed, hash_tuples(self._tuples, seed), {}
+        if table_size not in self._buckets:
+            self._buckets[table_size] = reciprocal_scale_array(self._hashes, table_size).astype(np.int32)
+        return self._buckets[table_size]
+
+
+def _table_of(pool: Pool, targets: list[Target]) -> Indices:
+    """For each bucket the index into `targets`, to which those of the pool are added, or REJECTED; shape (table_size,)."""
     number = {target: i for i, target in enumerate(targets)}
     for target in pool.targets:
         if target not in number:
             number[target] = len(targets)
             targets.append(target)
-    index_of = np.array([number[target] for target in pool.targets] + [REJECTED], np.int32)
     # REJECT is -1 in the table, and the last element here.
-    return index_of[pool_table(pool)[reciprocal_scale_array(hashes, pool.table_size)]]
+    index_of = np.array([number[target] for target in pool.targets] + [REJECTED], np.int32)
+    return index_of[pool_table(pool)]
 
 
 def _matches(flow: Flow, tuples: FiveTuples) -> NDArray[np.bool_]:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.kube import Json
-from core.manifests import parse
-from core.plan import plan
+from core.manifests import parse, parse_object, render
+from core.model import ObjectRef
+from core.objects import Objects
+from core.plan import Planner, plan
 from core.problems import Path
 from tests import objects
 
@@ -91,3 +93,39 @@ def test_a_bad_object_changes_nothing_for_good_ones(changes: list[tuple[tuple[in
 def test_the_order_of_objects_does_not_count(order: list[int]) -> None:
     items = [*objects.base(), *SAMPLES]
     assert plan(parse([items[i] for i in order])[0]) == plan(parse(items)[0])
+
+
+HISTORY = [
+    *objects.base(),
+    *SAMPLES,
+    objects.pod(9),
+    objects.gateway_pod(2),
+    objects.gateway("gw2"),
+    objects.service("svc2"),
+]
+STORED = [
+    render.endpoint_slice(slice_, next(s.meta for s in parse(objects.base())[0].services))
+    for slice_ in plan(parse(objects.base())[0]).slices
+]
+VARIANTS: list[tuple[Json, ...]] = [
+    (obj, replaced(obj, ("metadata", "labels"), {"app": "app"}), replaced(obj, ("spec",), {})) for obj in HISTORY
+] + [(stored, replaced(stored, ("metadata", "annotations"), {})) for stored in STORED]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_planner_gives_what_plan_gives_whatever_the_history(data: st.DataObject) -> None:
+    planner, items = Planner(), dict[ObjectRef, Any]()
+    for _ in range(data.draw(st.integers(1, 12))):
+        for _ in range(data.draw(st.integers(1, 6))):
+            variants = data.draw(st.sampled_from(VARIANTS))
+            obj = data.draw(st.sampled_from([*variants, None]))
+            model = parse_object(obj if obj is not None else variants[0])
+            assert model is not None
+            if obj is None:
+                planner.remove(model.meta.ref)
+                items.pop(model.meta.ref, None)
+            else:
+                planner.put(model)
+                items[model.meta.ref] = model
+        assert planner.plan() == plan(Objects.of(items.values()))

@@ -1,0 +1,130 @@
+"""The status of each kind of object, from the relations between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from core import names, status
+from core.binding import Binding, protocol_supported, supported_kinds
+from core.flows import bound_matches
+from core.model import Gateway, GatewayClass, GatewayRouter, Listener, Pod, Prefix, Route
+from core.objects import Rejected
+from core.relations import Relations, gateway_ref
+
+ROUTE_KINDS = ("L34Route", "TCPRoute", "UDPRoute")
+
+
+def class_status(class_: GatewayClass) -> status.ClassStatus:
+    """The status of a GatewayClass of ours."""
+    return status.ClassStatus(ref=class_.meta.ref, generation=class_.meta.generation, conditions=(status.accepted(),))
+
+
+def gateway_status(
+    relations: Relations, gateway: Gateway, vips: tuple[Prefix, ...], pods: Iterable[Pod]
+) -> status.GatewayStatus:
+    """The status of a Gateway of ours. `pods` carry it."""
+    live = [pod for pod in pods if not pod.meta.deleting]
+    addresses = tuple(vip.network_address for vip in vips)
+    taken = relations.taken[gateway.meta.ref]
+    programmed = status.programmed(addresses, len(live), sum(pod.ready for pod in live))
+    if taken:
+        vip, owner = next(iter(taken.items()))
+        message = f"{len(taken)} VIPs, {vip} first, are announced to the same router by {owner}, which is older"
+        programmed = status.Condition(type="Programmed", status=False, reason="AddressNotUsable", message=message)
+    return status.GatewayStatus(
+        ref=gateway.meta.ref,
+        generation=gateway.meta.generation,
+        conditions=(_gateway_accepted(gateway), programmed),
+        addresses=addresses[: status.MOST_ADDRESSES],
+        listeners=tuple(_listener_status(relations, gateway, listener) for listener in gateway.listeners),
+    )
+
+
+def _gateway_accepted(gateway: Gateway) -> status.Condition:
+    if not gateway.endpoint_networks:
+        message = f"no network in the annotation {names.ENDPOINT_NETWORKS!r} of spec.infrastructure: no endpoints"
+        return status.accepted(False, "Invalid", message)
+    if not any(protocol_supported(listener) for listener in gateway.listeners):
+        return status.accepted(False, "ListenersNotValid", "no listener has a protocol that this class serves")
+    if not all(protocol_supported(listener) for listener in gateway.listeners):
+        return status.accepted(True, "ListenersNotValid", "some listeners have a protocol that is not supported")
+    return status.accepted()
+
+
+def _listener_status(relations: Relations, gateway: Gateway, listener: Listener) -> status.ListenerStatus:
+    routes = {
+        b.route.meta.ref
+        for b in relations.bindings[gateway.meta.ref]
+        if any(known is listener for known in b.listeners)
+    }
+    good = protocol_supported(listener)
+    wrong = [f"{group}/{kind}" for group, kind in listener.kinds if (group, kind) not in supported_kinds(listener)]
+    resolved = [("InvalidRouteKinds", f"unsupported route kinds: {', '.join(wrong)}")] if wrong else []
+    protocol = f"protocol {listener.protocol!r} is not supported: TCP, UDP or {names.ALL_PORTS_PROTOCOL}"
+    return status.ListenerStatus(
+        name=listener.name,
+        supported_kinds=supported_kinds(listener),
+        attached_routes=len(routes),
+        conditions=(
+            status.accepted() if good else status.accepted(False, "UnsupportedProtocol", protocol),
+            status.Condition(type="Programmed", status=good, reason="Programmed" if good else "Invalid"),
+            status.resolved_refs(resolved),
+        ),
+    )
+
+
+def route_status(relations: Relations, route: Route) -> status.RouteStatus:
+    """The status of a route: one element for each parent that is a Gateway of ours."""
+    refs = [relations.why_unresolved(route, backend) for backend in route.backends]
+    resolved = status.resolved_refs([(reason, message) for found, reason, message in refs if found is None])
+    by_parent = {binding.parent: binding for binding in relations.bindings_of_route.get(route.meta.ref, ())}
+    return status.RouteStatus(
+        ref=route.meta.ref,
+        generation=route.meta.generation,
+        parents=tuple(
+            status.ParentStatus(
+                parent=parent,
+                controller=relations.controller_of(by_parent[parent].gateway),
+                conditions=(_route_accepted(relations, by_parent[parent]), resolved),
+            )
+            for parent in dict.fromkeys(route.parents)
+            if parent in by_parent
+        ),
+    )
+
+
+def _route_accepted(relations: Relations, binding: Binding) -> status.Condition:
+    if binding.accepted and not bound_matches(binding):
+        what = "spec.addresses of the Gateway" if binding.route.match is None else "the listener's protocol and port"
+        return status.accepted(False, "UnsupportedValue", f"nothing is left to match: see {what}")
+    older = relations.overtaken.get(binding.route.meta.ref)
+    overtaken = f"; {older}, of the same priority and older, gets the packets that match both" if older else ""
+    return status.accepted(binding.accepted, binding.reason, binding.message + overtaken)
+
+
+def router_status(relations: Relations, router: GatewayRouter) -> status.RouterStatus:
+    """The status of a GatewayRouter; sessions are reported by the gateway pods."""
+    if not router.gateway:
+        condition = status.accepted(False, "NoMatchingParent", f"the label {names.PROXY_NAME} names no Gateway")
+    elif gateway_ref(router.meta.namespace, router.gateway) not in relations.gateways:
+        where = f"{router.meta.namespace}/{router.gateway}"
+        condition = status.accepted(False, "NoMatchingParent", f"no Gateway {where} of a class of ours")
+    else:
+        condition = status.accepted()
+    return status.RouterStatus(ref=router.meta.ref, generation=router.meta.generation, conditions=(condition,))
+
+
+def rejected_status(relations: Relations, rejected: Rejected) -> status.Status | None:
+    """The status of an object that could not be understood; None when nobody is told by a status."""
+    ref, generation = rejected.meta.ref, rejected.meta.generation
+    condition = status.accepted(False, "UnsupportedValue", rejected.message)
+    if ref.kind == "GatewayRouter":
+        return status.RouterStatus(ref=ref, generation=generation, conditions=(condition,))
+    if ref.kind not in ROUTE_KINDS:
+        return None
+    parents = tuple(
+        status.ParentStatus(parent=parent, controller=relations.controller_of(gateway), conditions=(condition,))
+        for parent in dict.fromkeys(rejected.parents)
+        if (gateway := relations.gateways.get(gateway_ref(parent.namespace, parent.name))) is not None
+    )
+    return status.RouteStatus(ref=ref, generation=generation, parents=parents)
