@@ -115,9 +115,16 @@ VARIANTS: list[tuple[Json, ...]] = [
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_planner_gives_what_plan_gives_whatever_the_history(data: st.DataObject) -> None:
-    planner, items = Planner(), dict[ObjectRef, Any]()
+    items: dict[ObjectRef, Any] = {}
+    planner = Planner()
+    for obj in HISTORY if data.draw(st.booleans()) else ():
+        model = parse_object(obj)
+        assert model is not None
+        planner.put(model)
+        items[model.meta.ref] = model
+    planner.plan()
     for _ in range(data.draw(st.integers(1, 12))):
-        for _ in range(data.draw(st.integers(1, 6))):
+        for _ in range(data.draw(st.integers(1, 4))):
             variants = data.draw(st.sampled_from(VARIANTS))
             obj = data.draw(st.sampled_from([*variants, None]))
             model = parse_object(obj if obj is not None else variants[0])
