@@ -1,4 +1,7 @@
-"""The picture of a run's topology as data: who stands on which network with which addresses."""
+"""The picture of a run's topology as data: who stands on which network with which addresses.
+
+The cluster's own network is left out: everything is on it, and nothing of a virtual address passes over it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from core.model import Pod
 from core.names import PROXY_NAME
 from scenarios.predict import plan_of
 from scenarios.spec import Scenario
+
+CLUSTER_INTERFACE = "eth0"
+"""A Pod's interface on the cluster's own network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +65,11 @@ def view(scenario: Scenario, objects: Iterable[Json]) -> TopologyView:
     ]
     serving = {endpoint.pod for slice_ in whole.slices for endpoint in slice_.endpoints}
     for pod in _pods(objects):
-        networks = {status.name: tuple(map(str, status.addresses)) for status in pod.networks if status.addresses}
+        networks = {
+            status.name: tuple(map(str, status.addresses))
+            for status in pod.networks
+            if status.addresses and status.interface != CLUSTER_INTERFACE
+        }
         owner = gateways.get(pod.meta.labels.get(PROXY_NAME, ""))
         if owner is not None:
             hosts.append(Host(name=pod.meta.name, role="gateway", lines=(), networks=networks))

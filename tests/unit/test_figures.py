@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 
+from core.names import NETWORK_STATUS
 from scenarios.figures import draw_all
 from scenarios.load import load_scenario
 from scenarios.progress import Progress
@@ -44,6 +46,22 @@ def test_the_topology_has_everyone_with_addresses() -> None:
     assert seen.of_role("target")[0].networks["macvlan-nad-2"] == ("169.222.100.1", "fd00:222::1")
     assert seen.networks_of("router", "gateway") == ("vlan-200",)
     assert seen.networks_of("gateway", "target") == ("macvlan-nad-2",)
+
+
+def test_the_clusters_own_network_is_left_out() -> None:
+    outcome = outcome_of("poc2-stateless")
+    assert outcome.after is not None
+    objects = []
+    for obj in outcome.after.objects:
+        if obj["kind"] == "Pod":
+            annotations = obj["metadata"]["annotations"]
+            primary = {"name": "cluster", "interface": "eth0", "ips": ["10.244.1.2"], "default": True}
+            status = json.dumps([primary, *json.loads(annotations[NETWORK_STATUS])])
+            obj = obj | {"metadata": obj["metadata"] | {"annotations": annotations | {NETWORK_STATUS: status}}}
+        objects.append(obj)
+    seen = view(outcome.scenario, objects)
+    assert seen.networks_of("gateway", "target") == ("macvlan-nad-2",)
+    assert seen == view_of(outcome)
 
 
 @pytest.mark.parametrize("name", ["poc2-stateless", "poc2-dualstack"])
