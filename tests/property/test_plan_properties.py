@@ -130,10 +130,10 @@ def test_a_planner_gives_what_plan_gives_whatever_the_history(data: st.DataObjec
         choice = st.sampled_from(data.draw(st.sampled_from([VARIANTS, POD_VARIANTS])))
         for _ in range(data.draw(st.integers(1, 4))):
             variants = data.draw(choice)
-            obj = data.draw(st.sampled_from([*variants, None]))
-            model = parse_object(obj if obj is not None else variants[0])
+            stays, obj = data.draw(st.booleans()), data.draw(st.sampled_from(variants))
+            model = parse_object(obj)
             assert model is not None
-            if obj is None:
+            if not stays:
                 planner.remove(model.meta.ref)
                 items.pop(model.meta.ref, None)
             else:
