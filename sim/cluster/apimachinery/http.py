@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from sim.cluster.apimachinery import deletes, discovery, openapi, patch, problems, requests, selectors, subobjects
+from sim.cluster.apimachinery import deletes, discovery, documents, patch, problems, requests, selectors, subobjects
 from sim.cluster.apimachinery.answers import Answers
 from sim.cluster.apimachinery.cluster import Cluster
 from sim.cluster.apimachinery.decode import undecodable
@@ -22,7 +22,7 @@ from sim.cluster.apimachinery.reads import ListQuery, page, version_number
 from sim.cluster.apimachinery.requests import Route, encode
 from sim.cluster.apimachinery.store import ADDED, CompactedError
 from sim.cluster.apimachinery.targets import Target, WriteOptions
-from sim.cluster.apimachinery.watch import DEFAULT_TIMEOUT_S, Watch, error_line
+from sim.cluster.apimachinery.watch import DEFAULT_TIMEOUT_S, Watch
 from sim.cluster.apimachinery.writes import Written
 
 _HEALTH: Final = ("/healthz", "/livez", "/readyz")
@@ -100,7 +100,7 @@ class Service:
         if kind is None or version is None:
             if (route.group, route.version) in self.cluster.registry.group_versions():
                 raise problems.page_not_found()
-            return web.Response(status=404, text="404 page not found\n")
+            return _no_page()
         if not kind.namespaced and route.namespace is not None:
             raise problems.page_not_found()
         target = Target(
@@ -140,43 +140,17 @@ class Service:
                 return await self._delete_all(request, target, answers)
         raise problems.method_not_allowed()
 
-    # What there is
-
     def _document(self, request: web.BaseRequest, route: Route | None) -> web.StreamResponse:
         if request.method != "GET":
+            if route is None and request.path not in ("/api", "/apis", "/version"):
+                return _no_page()
             raise problems.method_not_allowed()
-        path, registry = request.path.rstrip("/") or "/", self.cluster.registry
         accept = request.headers.get("Accept", "")
-        found: Json | None
-        if path in ("/api", "/apis"):
-            if "as=APIGroupDiscoveryList" in accept and requests.form(accept).shape == "APIGroupDiscoveryList":
-                body = encode(discovery.aggregated(registry, core=path == "/api"))
-                header = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-                return web.Response(body=body, headers={"Content-Type": header})
-            found = discovery.core_versions(self.address) if path == "/api" else discovery.group_list(registry)
-        elif route is not None:
-            found = discovery.resource_list(registry, route.group, route.version)
-        elif path == "/version":
-            found = dict(discovery.VERSION)
-        elif path == "/openapi/v2":
-            requests.form(accept)
-            found = openapi.swagger(registry)
-        elif path == "/openapi/v3":
-            found = openapi.index(registry)
-        elif path.startswith("/openapi/v3/"):
-            inner = requests.route(path.removeprefix("/openapi/v3"))
-            found = openapi.document(registry, inner.group, inner.version) if inner is not None else None
-        elif path.startswith("/apis/"):
-            found = discovery.group(registry, path.removeprefix("/apis/"))
-        elif path == "/":
-            found = {
-                "paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-            }
-        else:
-            found = None
+        found = documents.document(self.cluster.registry, request.path, accept, self.address)
         if found is None:
-            return web.Response(status=404, text="404 page not found\n")
-        return web.Response(body=encode(found), content_type=requests.JSON)
+            return _no_page()
+        value, media = found
+        return web.Response(body=encode(value), headers={"Content-Type": media})
 
     # Reading
 
@@ -240,8 +214,7 @@ class Service:
                 for change in collection.since(version):
                     watch.follow(collection, change)
             except CompactedError as error:
-                first.append(error_line(problems.expired(str(error))))
-                watch.end()
+                watch.end(problems.expired(str(error)))
         return await self._stream(request, watch, first)
 
     async def _stream(self, request: web.BaseRequest, watch: Watch, first: list[bytes]) -> web.StreamResponse:
@@ -378,6 +351,11 @@ class Service:
             )
             deletes.delete(self.cluster.writer, one, options)
         return answers.many(found, include="Metadata")
+
+
+def _no_page() -> web.Response:
+    """What the real server says about a path that it knows nothing of."""
+    return web.Response(status=404, text="404 page not found\n")
 
 
 def _verb(request: web.BaseRequest, route: Route | None) -> str:
