@@ -26,7 +26,7 @@ _ATTRIBUTE_BYTES: Final = 144
 MMAPABLE: Final = 1 << 10
 BPF_FS_MAGIC: Final = 0xCAFE4A11
 
-_MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
+_MAP_CREATE, _LOOKUP, _UPDATE = 0, 1, 2
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _INFO = 5, 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _LINK_CREATE, _LINK_UPDATE = 24, 26, 28, 29
 
@@ -104,12 +104,6 @@ def update_many(fd: int, keys: Sequence[int], values: bytes, what: str) -> None:
     value_buffer = ctypes.create_string_buffer(values, len(values))
     attributes = struct.pack("=QQQQIIQQ", 0, 0, _address(key_buffer), _address(value_buffer), len(keys), fd, 0, 0)
     _bpf(_UPDATE_BATCH, attributes, what)
-
-
-def delete(fd: int, key: int, what: str) -> None:
-    """Empties an element of an ARRAY_OF_MAPS."""
-    keys = ctypes.create_string_buffer(struct.pack("=I", key), 4)
-    _bpf(_DELETE, struct.pack("=I4xQQQ", fd, _address(keys), 0, 0), what)
 
 
 def lookup(fd: int, key: int, value_bytes: int, what: str) -> bytes:

@@ -247,6 +247,15 @@ class TcDataplane:
         """Packets to our VIPs that were dropped, by reason, since the program was loaded."""
         return self._tables.program.drops() if self._tables is not None else dict.fromkeys(Drop, 0)
 
+    def program_descriptor(self) -> int:
+        """The ingress program, for tests that run it on frames of their own (`bpf.run_once`).
+
+        Raises DataplaneError before the first `apply`.
+        """
+        if self._tables is None:
+            raise DataplaneError("nothing has been applied yet, so no program is loaded")
+        return self._tables.program.programs["tg_ingress"]
+
     def remove(self) -> None:
         """Takes links, pins, maps and the slow device out of the kernel, whoever put them there."""
         if self._pins.exists():

@@ -113,6 +113,8 @@ class Program:
         self.constants = constants
         self._maps: dict[str, int] = {}
         self.programs: dict[str, int] = {}
+        self._no_table: int | None = None
+        """What stands in the slots of pools that are gone: one table for all of them, which no flow leads to."""
         try:
             self._create_maps()
             self.programs = libbpf.load(
@@ -144,17 +146,21 @@ class Program:
         sizes = self.sizes
         with bpf.closing(bpf.create_filled(b"", value_bytes=sizes.image_bytes, name="image")) as inner:
             array("image_slot", 4, 1, MapType.ARRAY_OF_MAPS, inner)
-        with bpf.closing(bpf.create_filled(b"", value_bytes=BUCKET_BYTES * sizes.table_entries, name="pool")) as inner:
-            array("pools", 4, sizes.pools, MapType.ARRAY_OF_MAPS, inner)
+        self._no_table = bpf.create_filled(b"", value_bytes=BUCKET_BYTES * sizes.table_entries, name="no_pool")
+        array("pools", 4, sizes.pools, MapType.ARRAY_OF_MAPS, self._no_table)
         array("targets", TARGET.size, sizes.targets)
         array("counters", COUNTER_BYTES, sizes.counters, MapType.PERCPU_ARRAY)
         array("drops", 8, len(Drop), MapType.PERCPU_ARRAY)
         array("answers", COUNTER_BYTES, 1, MapType.PERCPU_ARRAY)
 
     def close(self) -> None:
-        for fd in (*self._maps.values(), *self.programs.values()):
+        for fd in (
+            *self._maps.values(),
+            *self.programs.values(),
+            *([] if self._no_table is None else [self._no_table]),
+        ):
             os.close(fd)
-        self._maps, self.programs = {}, {}
+        self._maps, self.programs, self._no_table = {}, {}, None
 
     def publish_image(self, image: Image) -> None:
         """Packets see the old image, then this one; when it returns none is left that sees the old one."""
@@ -185,8 +191,8 @@ class Program:
 
     def withdraw_tables(self, slots: Sequence[int]) -> None:
         """Frees tables that no flow of the published image leads to."""
-        for slot in slots:
-            bpf.delete(self._maps["pools"], slot, f"deleting the table of pool {slot}")
+        descriptors = struct.pack("=I", self._no_table) * len(slots)
+        bpf.update_many(self._maps["pools"], slots, descriptors, f"withdrawing tables of pools {slots}")
 
     def write_targets(self, targets: Mapping[int, bytes]) -> None:
         """Sets targets, by index; one that a table in use points to must not change."""

@@ -89,7 +89,8 @@ def random_forwarding(draw: random.Random, world: World, version: int, flows: in
     pools = []
     for name in names:
         shares = [
-            (draw.randint(0, 4), sorted(draw.sample(numbers, draw.randint(0, 3)))) for _ in range(draw.randint(1, 3))
+            (draw.randint(0, 4), sorted(draw.sample(numbers, draw.randint(0, min(3, len(numbers))))))
+            for _ in range(draw.randint(1, 3))
         ]
         pools.append(pool(world, name, version, *shares, (1, []), (2, [draw.choice(numbers)])))
     return Forwarding(

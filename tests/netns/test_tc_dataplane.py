@@ -1,0 +1,309 @@
+"""What only the tc data plane has: its own answers, maps that grow, TCP with offloads, and frames that are none of its business."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Raw
+
+from core.errors import DataplaneError, InputError, MachineError
+from core.lb.classifier import Packet
+from core.lb.forwarding import Forwarding, Target
+from core.model import L4Protocol
+from live.dataplane import bpf, tc
+from live.dataplane.choose import choose
+from live.dataplane.tc_program import Drop
+from tests.conftest import require
+from tests.contract.dataplane.conftest import bpf_file_system
+from tests.contract.dataplane.packets import Sent, expected, fates, frame, random_packet, sent
+from tests.contract.dataplane.sets import CLIENTS, PORTS, VIP, flow, pool, random_forwarding, simple
+from tests.contract.dataplane.test_fragments import payloads
+from tests.contract.dataplane.world import DEADLINE_S, World, world
+
+CLIENT = {4: "200.1.0.9", 6: "2001:db8:c1::9"}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[World]:
+    require("netns", os.geteuid() == 0, "only root makes network namespaces and loads BPF")
+    reason = tc.why_not_bpf()
+    require("bpf", reason is None, str(reason))
+    with world(target_count=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pins() -> Path:
+    return bpf_file_system() / "gateway"
+
+
+@pytest.fixture
+def plane(lab: World, pins: Path) -> Iterator[tc.TcDataplane]:
+    made = lab.gateway.run(lambda: tc.TcDataplane(pins=pins, answers_per_s=100_000))
+    yield made
+    lab.gateway.run(made.remove)
+
+
+def apply(lab: World, plane: tc.TcDataplane, forwarding: Forwarding) -> None:
+    lab.gateway.run(lambda: plane.apply(forwarding, interfaces=lab.interfaces))
+
+
+def udp(version: int, number: int) -> Packet:
+    return Packet(
+        source=ip_address(CLIENT[version]),
+        destination=VIP[version].network_address,
+        protocol=L4Protocol.UDP,
+        source_port=3000 + number,
+        destination_port=4000,
+    )
+
+
+def big(version: int, number: int, size: int, *, dont_fragment: bool) -> Sent:
+    """A UDP packet of `size` bytes."""
+    packet = udp(version, number)
+    token = b"tg%08x-" % number
+    filler = Raw(token.ljust(size - (28 if version == 4 else 48), b"."))
+    ends = {"src": str(packet.source), "dst": str(packet.destination)}
+    header = IP(**ends, id=number + 1, flags="DF" if dont_fragment else 0) if version == 4 else IPv6(**ends)
+    raw = bytes(header / UDP(sport=packet.source_port, dport=packet.destination_port) / filler)
+    return Sent(packet=packet, raw=raw, token=token)
+
+
+@pytest.fixture
+def narrow(lab: World) -> Iterator[int]:
+    """The networks of the targets carry less than the client's."""
+    for i in range(len(lab.targets)):
+        lab.gateway.ip(f"link set t{i} mtu 1400")
+    yield 1400
+    for i in range(len(lab.targets)):
+        lab.gateway.ip(f"link set t{i} mtu 1500")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_packet_too_big_for_its_target_is_answered_with_the_mtu(
+    lab: World, plane: tc.TcDataplane, narrow: int, version: int
+) -> None:
+    apply(lab, plane, simple(lab, version, [0, 1]))
+    packets = [big(version, n, size, dont_fragment=True) for n, size in enumerate((narrow, narrow + 1, 1500))]
+    seen = lab.exchange([frame(lab, p.raw) for p in packets])
+    at_targets = [any(p.token in f for frames in seen.targets for f in frames) for p in packets]
+    assert at_targets == [True, False, False]
+    assert not any(p.token in f for p in packets for f in seen.primary)
+    for packet in packets[1:]:
+        (answer,) = [f[14:] for f in seen.client if packet.token in f]
+        if version == 4:
+            assert (answer[20], answer[21], struct.unpack(">H", answer[26:28])[0]) == (3, 4, narrow)
+        else:
+            assert (answer[40], answer[41], struct.unpack(">I", answer[44:48])[0]) == (2, 0, narrow)
+            assert len(answer) <= 1280
+
+
+def test_a_packet_that_may_be_fragmented_is(lab: World, plane: tc.TcDataplane, narrow: int) -> None:
+    forwarding = simple(lab, 4, [0, 1])
+    apply(lab, plane, forwarding)
+    packets = [big(4, n, 1500, dont_fragment=False) for n in range(40)]
+    seen = lab.exchange([frame(lab, p.raw) for p in packets])
+    assert all(len(f) <= 14 + narrow for frames in seen.targets for f in frames)
+    found = {key: f"target {i}" for i, frames in enumerate(seen.targets) for key in payloads(frames, 4)}
+    assert found == {f"{p.packet.source} {p.packet.source_port}": expected(lab, forwarding, p.packet) for p in packets}
+
+
+def test_answers_are_limited(lab: World, pins: Path) -> None:
+    limited = lab.gateway.run(lambda: tc.TcDataplane(pins=pins, answers_per_s=20))
+    try:
+        apply(lab, limited, simple(lab, 4, []))
+        packets = [sent(udp(4, n), n) for n in range(500)]
+        found = fates(lab, packets)
+        # A second's worth at once, of each CPU, and what accrues while the test runs.
+        assert 20 <= found.count("rejected") <= 20 * (bpf.possible_cpus() + 10)
+        assert limited.drops()[Drop.UNANSWERED] == found.count("dropped")
+        assert found.count("rejected") + found.count("dropped") == len(packets)
+    finally:
+        lab.gateway.run(limited.remove)
+
+
+def test_counters_go_on_when_maps_grow(lab: World, plane: tc.TcDataplane) -> None:
+    """More targets than the pool had room for, then more flows than the program had: another place, the same counts."""
+    few = simple(lab, 4, [0, 1])
+    apply(lab, plane, few)
+    packets = [sent(udp(4, n), n) for n in range(100)]
+    assert fates(lab, packets) == [expected(lab, few, p.packet) for p in packets]
+    far = tuple(
+        Target(service="default/far", slot=10 + i, address=ip_address("172.16.0.10") + i, pod=f"far-{i}")
+        for i in range(40)
+    )
+    backend = few.pools[0].backends[0]
+    more = replace(few, pools=(replace(few.pools[0], backends=(replace(backend, targets=(*backend.targets, *far)),)),))
+    many = Forwarding(
+        flows=(
+            *more.flows,
+            *(flow(f"flow{i}", [ip_network(f"20.3.{i >> 8}.{i & 255}")], to=f"pool{i}") for i in range(700)),
+        ),
+        pools=(*more.pools, *(pool(lab, f"pool{i}", 4, (1, [i % 2]), table_size=11) for i in range(700))),
+    )
+    before = counts(plane)
+    assert sum(before.values()) == len(packets)
+    for forwarding in (more, many, few):
+        apply(lab, plane, forwarding)
+        assert {k: v for k, v in counts(plane).items() if v} == before
+    assert fates(lab, packets) == [expected(lab, few, p.packet) for p in packets]
+    assert counts(plane) == {key: 2 * packets_ for key, packets_ in before.items()}
+
+
+def counts(plane: tc.TcDataplane) -> dict[tuple[str, str], int]:
+    return {(c.flow, str(c.target)): c.packets for c in plane.counters() if c.packets}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_tcp_with_all_offloads(lab: World, plane: tc.TcDataplane, version: int) -> None:
+    """Segments of 64 KB and checksums that nobody has computed yet pass, and so do resets to them."""
+    vip = str(VIP[version].network_address)
+    bits = 32 if version == 4 else 128
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    option = "-6 " if version == 6 else ""
+    for i, namespace in enumerate(lab.targets):
+        gateway = f"172.16.{i}.1" if version == 4 else f"fd00:16:{i}::1"
+        namespace.ip(
+            f"{option}address add {vip}/{bits} dev lo", f"{option}route replace default via {gateway} dev net1"
+        )
+    network, via = ("20.0.0.0/8", "169.254.1.1") if version == 4 else ("2001:db8:20::/48", "fd00:1::1")
+    lab.client.ip(f"{option}route add {network} via {via} dev c0")
+    # Every second connection is refused.
+    shares = pool(lab, "pool", version, (1, [0, 1]), (1, []))
+    apply(lab, plane, replace(simple(lab, version, [0, 1]), pools=(shares,)))
+    payload = random.Random(version).randbytes(4 << 20)
+    received: list[bytes] = []
+    listeners = [n.run(lambda: socket.create_server((vip, 4000), family=family, backlog=64)) for n in lab.targets]
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                pieces = []
+                while piece := connection.recv(1 << 20):
+                    pieces.append(piece)
+                received.append(b"".join(pieces))
+                connection.sendall(b"got it")
+
+    threads = [threading.Thread(target=serve, args=(listener,)) for listener in listeners]
+    for thread in threads:
+        thread.start()
+    refused, served = 0, 0
+    try:
+        for _ in range(16):
+            try:
+                connection = lab.client.run(lambda: socket.create_connection((vip, 4000), timeout=DEADLINE_S))
+            except ConnectionRefusedError:
+                refused += 1
+                continue
+            with connection:
+                connection.sendall(payload)
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(100) == b"got it"
+                served += 1
+    finally:
+        for listener in listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for thread in threads:
+            thread.join()
+        # Without the VIP a target's kernel says nothing to packets of other tests.
+        for namespace in lab.targets:
+            namespace.ip(f"{option}address delete {vip}/{bits} dev lo")
+    assert refused
+    assert served
+    assert received == [payload] * served
+
+
+def test_unknown_neighbours_are_asked_for(lab: World, plane: tc.TcDataplane) -> None:
+    forwarding = simple(lab, 4, [0, 1])
+    apply(lab, plane, forwarding)
+    lab.gateway.ip("neigh flush dev t0 nud permanent")
+    try:
+        # The first packet to a neighbour waits in the kernel until it has answered; the markers behind it wait, too.
+        packets = [sent(udp(4, n), n) for n in range(20)]
+        assert fates(lab, packets) == [expected(lab, forwarding, p.packet) for p in packets]
+    finally:
+        mac = lab.target_ports[0].mac.hex(":")
+        lab.gateway.ip(f"neigh replace 172.16.0.2 lladdr {mac} dev t0 nud permanent")
+
+
+def test_frames_for_others_and_other_destinations_pass_untouched(lab: World, plane: tc.TcDataplane) -> None:
+    apply(lab, plane, simple(lab, 4, [0, 1]))
+    flooded = sent(udp(4, 1), 1)
+    seen = lab.exchange([b"\x02\x00\x00\x00\x00\x01" + frame(lab, flooded.raw)[6:]])
+    assert not any(flooded.token in f for frames in seen.targets for f in frames)
+    routed = sent(replace(udp(4, 2), destination=ip_address("172.16.1.2")), 2)
+    assert fates(lab, [routed])[0].startswith("target 1")
+
+
+def test_garbage_is_dropped_or_passed_never_more(lab: World, plane: tc.TcDataplane) -> None:
+    """BPF_PROG_TEST_RUN over packets with bytes changed and ends cut off: a verdict for each, none of them internal trouble."""
+    draw = random.Random(5)
+    verdicts = {-1: 0, 2: 0, 7: 0}
+    for version in (4, 6):
+        apply(lab, plane, random_forwarding(draw, lab, version, 8))
+        frames = []
+        for n in range(1500):
+            raw = bytearray(sent(random_packet(draw, CLIENTS[version], [VIP[version]], PORTS), n).raw)
+            for _ in range(draw.randint(0, 3)):
+                raw[draw.randrange(len(raw))] = draw.getrandbits(8)
+            # The kernel refuses test frames without a whole IP header.
+            cut = draw.randint(20 if version == 4 else 40, len(raw)) if draw.random() < 0.3 else len(raw)
+            # Test frames come from lo, whose address is all zeros.
+            head = bytes(12) + (b"\x08\x00" if version == 4 else b"\x86\xdd")
+            frames.append(head + bytes(raw[:cut]))
+        for code in lab.gateway.run(partial(run_all, plane.program_descriptor(), frames)):
+            verdicts[code] += 1
+    assert min(verdicts.values()) > 100, verdicts
+    assert plane.drops()[Drop.INTERNAL] == 0
+
+
+def run_all(program: int, frames: list[bytes]) -> list[int]:
+    """The verdicts about all frames, as signed numbers."""
+    return [struct.unpack("=i", struct.pack("=I", bpf.run_once(program, f)[0]))[0] for f in frames]
+
+
+def test_a_folder_on_another_file_system_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="BPF file system"):
+        tc.TcDataplane(pins=tmp_path / "pins")
+
+
+def test_an_object_that_is_not_compiled_is_named(pins: Path, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="make setup"):
+        tc.TcDataplane(pins=pins, object_path=tmp_path / "tc.bpf.o")
+
+
+def test_an_object_that_is_none_is_refused(lab: World, pins: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "tc.bpf.o"
+    broken.write_bytes(b"not an object")
+    plane = lab.gateway.run(lambda: tc.TcDataplane(pins=pins, object_path=broken))
+    try:
+        with pytest.raises(DataplaneError, match="no BPF object"):
+            apply(lab, plane, simple(lab, 4, [0]))
+    finally:
+        lab.gateway.run(plane.remove)
+
+
+def test_the_choice_says_why() -> None:
+    chosen, reason = choose("nft")
+    assert (type(chosen).__name__, reason) == ("NftDataplane", "asked for")
+    _, reason = choose("auto")
+    assert "tc" in reason
+    with pytest.raises(InputError, match="auto, tc or nft"):
+        choose("xdp")
