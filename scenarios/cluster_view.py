@@ -68,7 +68,7 @@ class ClusterView:
     def apply(self, obj: Json) -> None:
         """Server-side apply. Raises InputError for a kind that the API does not have, ApiError when it refuses."""
         resource = resource_of(obj)
-        self._note(resource, self._api.apply(resource, _with_namespace(resource, obj), field_manager=FIELD_MANAGER))
+        self._note(resource, self._api.apply(resource, with_namespace(resource, obj), field_manager=FIELD_MANAGER))
 
     def scale(self, namespace: str, deployment: str, replicas: int) -> None:
         """Sets the replicas of a Deployment. Raises ApiError."""
@@ -77,9 +77,7 @@ class ClusterView:
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
         """Deletes an object. Raises InputError for an unknown kind, ApiError."""
-        resource = next((known for known in kube.ALL_RESOURCES if known.kind == kind), None)
-        if resource is None:
-            raise InputError(Problem(where="delete", what="unknown kind", found=repr(kind)))
+        resource = kind_of(kind)
         namespace = namespace if resource.namespaced else ""
         self._api.delete(resource, namespace, name)
         if kind in self._informers:
@@ -116,7 +114,16 @@ def resource_of(obj: Json) -> Resource:
     )
 
 
-def _with_namespace(resource: Resource, obj: Json) -> Json:
+def kind_of(kind: str) -> Resource:
+    """Where objects of this kind are, in the version that we use. Raises InputError for an unknown kind."""
+    resource = next((known for known in kube.ALL_RESOURCES if known.kind == kind), None)
+    if resource is None:
+        raise InputError(Problem(where="delete", what="unknown kind", found=repr(kind)))
+    return resource
+
+
+def with_namespace(resource: Resource, obj: Json) -> Json:
+    """`obj` in the namespace that it has when it names none."""
     if not resource.namespaced or obj["metadata"].get("namespace"):
         return obj
     return obj | {"metadata": obj["metadata"] | {"namespace": "default"}}

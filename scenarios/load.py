@@ -186,13 +186,14 @@ def _references(scenario: Scenario, decoder: Decoder, node: Node) -> Iterator[Pr
             expected = nearest(used, known) if known else f"a {noun}, and there is none"
             yield Problem(where=decoder.where(spec, name), what=f"no such {noun}", found=repr(used), expected=expected)
     for expectation in scenario.expectations:
-        if expectation.traffic and expectation.traffic not in traffics:
-            yield Problem(
-                where=decoder.where(expectation),
-                what="no such traffic",
-                found=repr(expectation.traffic),
-                expected=nearest(expectation.traffic, traffics) if traffics else "traffic, and there is none",
-            )
+        for traffic in (expectation.traffic, expectation.other_traffic):
+            if traffic and traffic not in traffics:
+                yield Problem(
+                    where=decoder.where(expectation),
+                    what="no such traffic",
+                    found=repr(traffic),
+                    expected=nearest(traffic, traffics) if traffics else "traffic, and there is none",
+                )
 
 
 def _written_names(node: Node, *path: str) -> set[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from core.lb.placement import DROPPED, REJECTED
 from scenarios.predict import Prediction
-from scenarios.spec import Traffic
+from scenarios.spec import Mode, Traffic
 from scenarios.world import NOBODY, SEVERAL, Connections
 
 DECIMALS = 6
@@ -51,8 +51,10 @@ class MeasuredTraffic:
         return wrong
 
     def must_break(self) -> NDArray[np.bool_]:
-        """Connections whose target changed while they were open; shape (n,)."""
+        """Connections whose target changed while they were open; shape (n,). Short ones have ended before anything changes."""
         moved = np.zeros(len(self.connections.tuples), np.bool_)
+        if self.traffic.mode is Mode.SHORT:
+            return moved
         for before, after in zip(self.predictions, self.predictions[1:], strict=False):
             open_then = self.connections.established & (self.connections.established_s <= after.from_s)
             moved |= open_then & (self._by_pod(before) != self._by_pod(after))

@@ -67,6 +67,7 @@ def _lines() -> Iterator[str]:
     yield "## Metrics"
     yield ""
     yield "Expectations name these. Those of connections are there for each traffic as well: `connections_failed[clients] == 0`."
+    yield "The bound may be another metric: `connections_broken == connections_must_break`."
     yield ""
     yield "| metric | unit | by traffic | meaning |"
     yield "|---|---|---|---|"

@@ -16,7 +16,12 @@ def print_outcome(outcome: Outcome, out: str) -> None:
         print_table(head, (row if several else row[1:] for row in _target_rows(outcome)))
         print_line("")
     rows = [
-        (v.expectation.name, f"{v.expectation.op} {v.expectation.bound:g}", _number(v.value), mark(v.ok))
+        (
+            v.expectation.name,
+            f"{v.expectation.op} {v.expectation.other_name or f'{v.expectation.bound:g}'}",
+            _number(v.value),
+            mark(v.ok),
+        )
         for v in outcome.verdicts
     ]
     print_table(("expectation", "bound", "measured", ""), rows)

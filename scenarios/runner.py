@@ -22,14 +22,15 @@ FOREVER_S = float("inf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One expectation and what was measured; `value` None: it was not measured, which is no success."""
+    """One expectation and what was measured; `value` or `bound` None: it was not measured, which is no success."""
 
     expectation: Expectation
     value: float | None
+    bound: float | None
 
     @property
     def ok(self) -> bool:
-        return self.value is not None and self.expectation.holds(self.value)
+        return self.value is not None and self.bound is not None and self.expectation.holds(self.value, self.bound)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,13 +217,18 @@ class _Runner:
         if not self.error:
             durations_s["total_s"] = self.total_s
         metrics = all_metrics(self.measured, durations_s)
-        only = self.measured[0].traffic.name if len(self.measured) == 1 else ""
+        only = f"[{self.measured[0].traffic.name}]" if len(self.measured) == 1 else ""
+
+        def value(name: str) -> int | float | None:
+            # With one traffic there are no metrics by traffic: they would be the same.
+            return metrics.get(name.removesuffix(only))
+
         return Outcome(
             scenario=self.scenario,
             world=self.world.name,
             metrics=metrics,
             verdicts=tuple(
-                Verdict(expectation=e, value=metrics.get(e.metric if e.traffic == only else e.name))
+                Verdict(expectation=e, value=value(e.name), bound=value(e.other_name) if e.other else e.bound)
                 for e in self.scenario.expectations
             ),
             traffic=tuple(self.measured),
@@ -248,7 +254,7 @@ def summary(outcome: Outcome, out: str | None = None) -> dict[str, object]:
             {
                 "metric": verdict.expectation.name,
                 "op": verdict.expectation.op,
-                "bound": _plain(verdict.expectation.bound),
+                "bound": None if verdict.bound is None else _plain(verdict.bound),
                 "value": verdict.value,
                 "ok": verdict.ok,
             }

@@ -215,22 +215,30 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """METRIC OP NUMBER, such as connections_failed == 0"""
+    """METRIC OP NUMBER, such as connections_failed == 0, or METRIC OP METRIC"""
 
     metric: str
     """A name of `scenarios.metrics.METRICS`."""
     traffic: str
     """The traffic that it is about, or ``""`` for all."""
     op: str
-    bound: float
+    bound: float = 0.0
+    other: str = ""
+    """The metric that is the bound instead of a number."""
+    other_traffic: str = ""
 
     @property
     def name(self) -> str:
         """The metric's name in the results."""
         return f"{self.metric}[{self.traffic}]" if self.traffic else self.metric
 
-    def holds(self, value: float) -> bool:
-        return OPERATORS[self.op](value, self.bound)
+    @property
+    def other_name(self) -> str:
+        """The name in the results of the metric that is the bound; ``""`` when the bound is a number."""
+        return f"{self.other}[{self.other_traffic}]" if self.other_traffic else self.other
+
+    def holds(self, value: float, bound: float) -> bool:
+        return OPERATORS[self.op](value, bound)
 
     @classmethod
     def parse(cls, text: str) -> Expectation:
@@ -238,17 +246,25 @@ class Expectation:
         match = re.fullmatch(r"\s*(\w+)(?:\[([^]]+)\])?\s*(==|!=|<=|>=|<|>|\S+)\s*(\S+)\s*", text)
         if match is None:
             raise ValueError("METRIC OP NUMBER, such as connections_failed == 0")
-        metric, traffic, op, number = match.groups()
-        if metric not in BY_NAME:
-            raise ValueError(f"a known metric instead of {metric!r}: {nearest(metric, BY_NAME)}")
+        metric, traffic, op, bound = match.groups()
+        _check_metric(metric, traffic)
         if op not in OPERATORS:
             raise ValueError(f"one of {' '.join(OPERATORS)} instead of {op!r}")
-        if not re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?", number):
-            unit = BY_NAME[metric].unit
-            raise ValueError(f"a number{'' if unit == '1' else f' of {unit}, without the unit,'} instead of {number!r}")
-        if traffic and not BY_NAME[metric].per_traffic:
-            raise ValueError(f"{metric} without [{traffic}]: it is not measured by traffic")
-        return cls(metric=metric, traffic=traffic or "", op=op, bound=float(number))
+        if re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?", bound):
+            return cls(metric=metric, traffic=traffic or "", op=op, bound=float(bound))
+        other = re.fullmatch(r"([A-Za-z_]\w*)(?:\[([^]]+)\])?", bound)
+        if other is None:
+            unit = "" if BY_NAME[metric].unit == "1" else f" of {BY_NAME[metric].unit}, without the unit,"
+            raise ValueError(f"a number{unit} instead of {bound!r}")
+        _check_metric(other[1], other[2])
+        return cls(metric=metric, traffic=traffic or "", op=op, other=other[1], other_traffic=other[2] or "")
+
+
+def _check_metric(metric: str, traffic: str | None) -> None:
+    if metric not in BY_NAME:
+        raise ValueError(f"a known metric instead of {metric!r}: {nearest(metric, BY_NAME)}")
+    if traffic and not BY_NAME[metric].per_traffic:
+        raise ValueError(f"{metric} without [{traffic}]: it is not measured by traffic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +281,7 @@ class Scenario:
     traffic: tuple[Traffic, ...] = key("connections that are made", default=())
     timeline: tuple[Action, ...] = key("actions while the scenario runs", default=())
     expectations: tuple[Expectation, ...] = key(
-        "what must hold at the end: METRIC OP NUMBER, or METRIC[TRAFFIC] OP NUMBER",
+        "what must hold at the end: METRIC OP NUMBER, or METRIC[TRAFFIC] OP NUMBER; another metric may stand for the number",
         example='["connections_failed == 0"]',
     )
     setup_deadline_s: float = key(

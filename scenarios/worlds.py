@@ -8,7 +8,8 @@ from pathlib import Path
 from scenarios.world import World
 
 MININET = "mininet"
-NAMES = (MININET,)
+SIM = "sim"
+NAMES = (MININET, SIM)
 
 
 def enter(name: str, arguments: list[str]) -> None:
@@ -29,4 +30,8 @@ def make_world(name: str, *, logs: Path) -> World:
         from scenarios.mininet_world import MininetWorld
 
         return MininetWorld(logs)
+    if name == SIM:
+        from scenarios.sim_world import SimWorld
+
+        return SimWorld()
     raise ValueError(f"no world is called {name!r}: {', '.join(NAMES)}")

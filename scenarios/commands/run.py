@@ -13,7 +13,7 @@ from scenarios.commands.options import parser, write_json
 if TYPE_CHECKING:
     from scenarios.load import LoadedScenario
 
-WORLDS = ("mininet",)
+WORLDS = ("mininet", "sim")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
         "machine cannot.",
         "  tidegate run poc2-stateless\n"
         "  tidegate run poc2-stateless --set dataplane=nft -o json\n"
+        "  tidegate run poc2-stateless --on sim\n"
         "  tidegate run my-scenario.yaml --set traffic.clients.connections=1000 --out /tmp/results",
     )
     add_arguments(options)

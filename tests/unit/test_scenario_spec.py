@@ -183,7 +183,7 @@ def test_settings_that_are_wrong(setting: str, expected: str) -> None:
     ("op", "value", "holds"), [("==", 3, True), ("<", 3, False), (">=", 3, True), ("!=", 3, False)]
 )
 def test_expectations_compare(op: str, value: float, holds: bool) -> None:
-    assert Expectation.parse(f"targets_hit[clients]{op}3").holds(value) is holds
+    assert Expectation.parse(f"targets_hit[clients]{op}3").holds(value, 3.0) is holds
 
 
 def test_an_unknown_scenario_names_the_nearest() -> None:

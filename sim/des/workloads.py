@@ -1,0 +1,177 @@
+"""Deployments and DaemonSets become Pods, bound to nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from core.kube import DAEMON_SETS, DEPLOYMENTS, PODS, Json
+from sim.cluster.rollout import (
+    HASH_LABEL,
+    PodView,
+    Step,
+    daemon_set_step,
+    deployment_step,
+    deployment_strategy,
+    max_unavailable_of,
+    pod_suffix,
+    revision_of,
+    spread,
+)
+from sim.cluster.workload_status import daemon_set_status, deployment_status, same_status
+from sim.des.api import Api
+from sim.des.kernel import Kernel, Loop
+from sim.des.latencies import Latencies
+
+CLIENT = "workload-controller"
+OWNERS = {"Deployment": DEPLOYMENTS, "DaemonSet": DAEMON_SETS}
+LONGEST_OWNER_NAME = 52
+"""Characters of an owner's name in the names of its Pods."""
+
+
+class Workloads:
+    """The controllers of both kinds, and the scheduler.
+
+    Models: rollouts, scaling, names, revisions and nodes of Pods, by the rules of the testbed (sim.cluster.rollout); one turn for all
+    that changed at one moment. Does not model: node selectors, ReplicaSets, resources. It reads what is stored, as if its own
+    writes were known to it at once.
+    """
+
+    def __init__(self, kernel: Kernel, api: Api, latencies: Latencies) -> None:
+        self._kernel = kernel
+        self._api = api
+        self._counts: dict[str, int] = {}
+        """How many Pods each owner (by UID) has been given."""
+        self._revisions: dict[str, tuple[Json, str]] = {}
+        """UID of an owner -> its template and the template's revision."""
+        self._looked_at: dict[str, tuple[Json, tuple[Json, ...], tuple[str, ...]]] = {}
+        """UID of an owner -> what it, its Pods and the nodes were when nothing was left to do."""
+        loop = Loop(kernel, self._turn, turn_s=latencies.plan_s, window_s=0.0)
+        api.watch(("Pod", "Node", *OWNERS), loop.wake)
+
+    def _turn(self) -> None:
+        nodes = tuple(sorted(node["metadata"]["name"] for node in self._api.objects(["Node"])))
+        for owner in self._api.objects(OWNERS):
+            self._reconcile(owner, nodes)
+        for pod in self._api.objects(["Pod"]):
+            if not pod["spec"].get("nodeName"):
+                self._schedule(pod, nodes)
+
+    def _reconcile(self, owner: Json, nodes: tuple[str, ...]) -> None:
+        kind, uid = owner["kind"], owner["metadata"]["uid"]
+        pods = self._api.owned(uid)
+        known = self._looked_at.get(uid)
+        if known is not None and known[0] is owner and known[2] == nodes and _same(known[1], pods):
+            return
+        revision = self._revision(owner)
+        own = sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
+        live = [_view(pod, kind) for pod in own if "deletionTimestamp" not in pod["metadata"]]
+        ending = [pod for pod in own if "deletionTimestamp" in pod["metadata"]]
+        step = self._step(owner, revision, live, ending, nodes)
+        for gone in step.delete:
+            self._api.delete(PODS, owner["metadata"]["namespace"], gone.name, client=CLIENT)
+        live += [_view(self._create(owner, revision, node), kind) for node in step.create_on]
+        left = {pod.name for pod in step.delete}
+        self._write_status(owner, revision, [pod for pod in live if pod.name not in left], nodes)
+        self._looked_at[uid] = (self._stored(owner), self._api.owned(uid), nodes)
+
+    def _stored(self, owner: Json) -> Json:
+        return self._api.get(owner["kind"], owner["metadata"]["namespace"], owner["metadata"]["name"]) or owner
+
+    def _revision(self, owner: Json) -> str:
+        uid, template = owner["metadata"]["uid"], owner["spec"]["template"]
+        known = self._revisions.get(uid)
+        if known is None or known[0] is not template:
+            known = self._revisions[uid] = (template, revision_of(template))
+        return known[1]
+
+    def _step(
+        self, owner: Json, revision: str, live: Sequence[PodView], ending: Sequence[Json], nodes: Sequence[str]
+    ) -> Step:
+        if owner["kind"] == "DaemonSet":
+            return daemon_set_step(
+                revision=revision,
+                max_unavailable=max_unavailable_of(owner, len(nodes)),
+                pods=live,
+                nodes=nodes,
+                occupied=[pod["spec"].get("nodeName", "") for pod in ending],
+            )
+        replicas = int(owner["spec"].get("replicas", 1))
+        return deployment_step(
+            replicas=replicas,
+            revision=revision,
+            strategy=deployment_strategy(owner, replicas),
+            pods=live,
+            terminating=len(ending),
+            nodes=nodes,
+            load=self._load(),
+        )
+
+    def _create(self, owner: Json, revision: str, node: str) -> Json:
+        metadata, template, kind = owner["metadata"], owner["spec"]["template"], owner["kind"]
+        meta = template.get("metadata") or {}
+        while True:
+            count = self._counts[metadata["uid"]] = self._counts.get(metadata["uid"], 0) + 1
+            name = f"{metadata['name'][:LONGEST_OWNER_NAME]}-{revision}-{pod_suffix(metadata['name'], revision, count)}"
+            if self._api.get("Pod", metadata["namespace"], name) is None:
+                break
+        reference = {
+            "apiVersion": "apps/v1",
+            "kind": kind,
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "namespace": metadata["namespace"],
+                "labels": {**(meta.get("labels") or {}), HASH_LABEL[kind]: revision},
+                "annotations": dict(meta.get("annotations") or {}),
+                "ownerReferences": [reference],
+            },
+            "spec": {**template["spec"], "nodeName": node},
+        }
+        return self._api.create(PODS, pod, client=CLIENT)
+
+    def _schedule(self, pod: Json, nodes: Sequence[str]) -> None:
+        """Binds a Pod that nobody has bound: one that a person has created."""
+        for node in spread(1, (), nodes, self._load()):
+            name = pod["metadata"]["name"]
+            self._api.patch(PODS, pod["metadata"]["namespace"], name, {"spec": {"nodeName": node}}, client=CLIENT)
+
+    def _load(self) -> Mapping[str, int]:
+        load: dict[str, int] = {}
+        for pod in self._api.objects(["Pod"]):
+            node = pod["spec"].get("nodeName", "")
+            load[node] = load.get(node, 0) + 1
+        return load
+
+    def _write_status(self, owner: Json, revision: str, pods: Sequence[PodView], nodes: Sequence[str]) -> None:
+        if owner["kind"] == "Deployment":
+            status = deployment_status(owner, revision, pods, self._kernel.epoch_s())
+        else:
+            status = daemon_set_status(owner, revision, pods, nodes)
+        if not same_status(owner.get("status") or {}, status):
+            metadata = {key: owner["metadata"][key] for key in ("name", "namespace", "uid")}
+            wanted = {"metadata": metadata, "status": status}
+            self._api.apply(OWNERS[owner["kind"]], wanted, client=CLIENT, subresource="status")
+
+
+def _same(some: Sequence[Json], others: Sequence[Json]) -> bool:
+    """Whether the very same objects are in both."""
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
+
+
+def _view(pod: Json, kind: str) -> PodView:
+    metadata = pod["metadata"]
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return PodView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        revision=(metadata.get("labels") or {}).get(HASH_LABEL[kind], ""),
+        node=pod["spec"].get("nodeName", ""),
+        ready=any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
+    )
