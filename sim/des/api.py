@@ -8,6 +8,7 @@ from typing import Any
 
 from core.errors import ApiError
 from core.kube import Json, Resource
+from sim.des.defaults import filled
 from sim.des.kernel import US, Kernel, Process, Signal
 from sim.des.seen import Key, Seen
 
@@ -19,8 +20,8 @@ class Api:
 
     Models: server-side apply (each manager's fields, those that it no longer gives are removed), uid, resourceVersion, generation,
     creationTimestamp, deletion of Pods in two steps, garbage collection by owner; one delay between a write and all watches.
-    Does not model: the time of a request, schemas and defaults, conflicts between managers, lists with keys (a list is replaced),
-    finalizers, watches that break, a server that is away.
+    Does not model: the time of a request, schemas, defaults of other kinds than Deployments and DaemonSets, conflicts between managers,
+    lists with keys (a list is replaced), finalizers, watches that break, a server that is away.
     """
 
     def __init__(self, kernel: Kernel, *, watch_s: float) -> None:
@@ -124,7 +125,7 @@ class Api:
             "generation": 1,
         }
         self._fields[key] = {(client, ""): obj}
-        created = {**obj, "metadata": {**obj["metadata"], **made}}
+        created = {**filled(obj), "metadata": {**obj["metadata"], **made}}
         for owner in created["metadata"].get("ownerReferences") or ():
             self._by_owner.setdefault(owner["uid"], {})[key] = None
         return self._write(key, created, client)
@@ -132,6 +133,9 @@ class Api:
     def _store(self, key: Key, current: Json, wanted: Json, client: str) -> Json:
         if wanted is current:
             return current
+        if wanted.get("spec") is not current.get("spec"):
+            spec = filled(wanted).get("spec")
+            wanted = {**wanted, "spec": current["spec"] if spec == current.get("spec") else spec}
         if any(
             wanted.get(part) is not current.get(part)
             for part in wanted.keys() | current.keys()

@@ -22,7 +22,7 @@ from core.kube import (
 from core.manifests import render, workloads
 from core.model import ObjectRef
 from core.objects import Objects
-from core.plan import Plan, plan
+from core.plan import Plan
 from sim.des.fabric import PodPlace
 from sim.des.kernel import Loop
 from sim.des.nodes import TellReady
@@ -59,7 +59,6 @@ class Controller:
         self._name = place.name
         self._tell_ready = tell_ready
         self._build = build
-        self._planned: tuple[Objects, Plan] | None = None
         self._applied: dict[tuple[str, str, str, str], object] = {}
         """(kind, namespace, name, subresource) -> the value that was made JSON and applied last."""
 
@@ -75,9 +74,7 @@ class Controller:
 
     def _turn(self) -> None:
         objects = self._parts.api.seen.objects()
-        if self._planned is None or self._planned[0] is not objects:
-            self._planned = (objects, plan(objects))
-        wanted = self._planned[1]
+        wanted = self._parts.api.seen.plan()
         self._workloads(wanted)
         self._slices(wanted, objects)
         self._attachments(wanted, objects)

@@ -19,6 +19,7 @@ from core.model import (
     Service,
 )
 from core.objects import Objects, Rejected
+from core.plan import Plan, Planner
 
 Key = tuple[str, str, str]
 """(kind, namespace, name)."""
@@ -45,6 +46,7 @@ class Seen:
         self._models: dict[str, dict[Key, KubeObject | Rejected]] = {name: {} for name in _FIELDS.values()}
         self._sorted: dict[str, tuple[KubeObject | Rejected, ...]] = {}
         self._objects: Objects | None = None
+        self._planner = Planner()
 
     def put(self, key: Key, obj: Json | None) -> None:
         """The object is now `obj`, or gone."""
@@ -57,10 +59,11 @@ class Seen:
         into = _FIELDS[type(model)] if model is not None else ""
         for name, known in self._models.items():
             if name != into and key in known:
-                del known[key]
+                self._planner.remove(known.pop(key).meta.ref)
                 self._stale(name)
         if model is not None and self._models[into].get(key) != model:
             self._models[into][key] = model
+            self._planner.put(model)
             self._stale(into)
 
     def _stale(self, name: str) -> None:
@@ -77,6 +80,10 @@ class Seen:
     def raw(self) -> tuple[Json, ...]:
         """All objects."""
         return tuple(obj for some in self._raw.values() for obj in some.values())
+
+    def plan(self) -> Plan:
+        """What follows from the objects: the same value as long as nothing changes."""
+        return self._planner.plan()
 
     def objects(self) -> Objects:
         """The model: the same value as long as nothing that it holds changes."""
