@@ -1,18 +1,29 @@
-"""Where packets leave this network namespace: its interfaces, and the one on whose network an address is."""
+"""Where packets leave this network namespace: its interfaces, and the one on whose network an address is.
+
+Read with our own netlink messages, for a data plane is at work before pyroute2 would be imported.
+"""
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Final
 
-from core.model import Address
-from live.netlink import NETLINK_ROUTE, Message, NetlinkSocket, attributes, string
-from live.rtnetlink import MAIN_TABLE, RouteKind, RouteSocket, RouteSpec
+from core.model import Address, Prefix
+from live.netlink import NETLINK_ROUTE, DumpInterruptedError, Message, NetlinkSocket, attributes, string, u32
 
-_GETLINK: Final = 18
+MAIN_TABLE: Final = 254
+
+_GETLINK, _GETROUTE = 18, 26
 _IFLA_IFNAME, _IFLA_MTU = 3, 4
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 1, 4, 5, 6, 9, 15, 18
+_UNICAST: Final = 1
+_CLONED: Final = 0x200
+_ROUTE_HEADER: Final = struct.Struct("=8BI")
+_ATTEMPTS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,20 +35,24 @@ class Link:
     mtu_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnLink:
+    """A network that is right behind an interface: a route without a gateway."""
+
+    network: Prefix
+    metric: int
+    interface: int
+
+
 class Egress:
     """The networks that interfaces of this namespace are on, as they were when this was made.
 
     A route with a gateway, the default route above all, is no way to a target: what takes it would leave by the primary network.
     """
 
-    def __init__(self, links: Mapping[str, Link], routes: Iterable[RouteSpec]) -> None:
-        by_index = {link.index: link for link in links.values()}
-        on_link = (
-            (route, by_index[route.interface])
-            for route in routes
-            if route.kind is RouteKind.UNICAST and route.interface in by_index and not route.next_hops
-        )
-        self._networks = sorted(on_link, key=lambda found: (-found[0].destination.prefixlen, found[0].metric))
+    def __init__(self, links: Mapping[str, Link], networks: Iterable[OnLink]) -> None:
+        self._links = {link.index: link for link in links.values()}
+        self._networks = sorted(networks, key=lambda found: (-found.network.prefixlen, found.metric))
         self._found: dict[Address, Link | None] = {}
 
     def link_of(self, address: Address) -> Link | None:
@@ -45,9 +60,9 @@ class Egress:
         if address not in self._found:
             self._found[address] = next(
                 (
-                    link
-                    for route, link in self._networks
-                    if route.destination.version == address.version and address in route.destination
+                    self._links.get(on_link.interface)
+                    for on_link in self._networks
+                    if on_link.network.version == address.version and address in on_link.network
                 ),
                 None,
             )
@@ -56,18 +71,41 @@ class Egress:
 
 def links() -> dict[str, Link]:
     """Every interface of this namespace, by name."""
-    message = Message(_GETLINK, 0, struct.pack("=BxHiII", 0, 0, 0, 0, 0), "listing interfaces")
     found = {}
-    with NetlinkSocket(NETLINK_ROUTE) as kernel:
-        for _, body in kernel.dump(message):
-            values = attributes(body[16:])
-            name = string(values[_IFLA_IFNAME])
-            index = struct.unpack_from("=i", body, 4)[0]
-            found[name] = Link(name=name, index=index, mtu_bytes=struct.unpack("=I", values[_IFLA_MTU])[0])
+    for body in _dump(Message(_GETLINK, 0, struct.pack("=BxHiII", 0, 0, 0, 0, 0), "listing interfaces")):
+        values = attributes(body[16:])
+        name = string(values[_IFLA_IFNAME])
+        index = struct.unpack_from("=i", body, 4)[0]
+        found[name] = Link(name=name, index=index, mtu_bytes=struct.unpack("=I", values[_IFLA_MTU])[0])
     return found
 
 
-def egress() -> Egress:
-    """The networks of this namespace, now."""
-    with RouteSocket() as kernel:
-        return Egress(links(), kernel.routes(MAIN_TABLE, protocol=None))
+def egress(there: Mapping[str, Link]) -> Egress:
+    """The networks of this namespace, now; `there` are its interfaces."""
+    return Egress(there, [*_on_link(4), *_on_link(6)])
+
+
+def _on_link(version: int) -> list[OnLink]:
+    family, zeros = (socket.AF_INET, bytes(4)) if version == 4 else (socket.AF_INET6, bytes(16))
+    request = _ROUTE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + u32(_RTA_TABLE, MAIN_TABLE)
+    found = []
+    for body in _dump(Message(_GETROUTE, 0, request, f"listing routes of IPv{version}")):
+        _, bits, _, _, table, _, _, kind, flags = _ROUTE_HEADER.unpack_from(body)
+        values = attributes(body[12:])
+        direct = not values.keys() & {_RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA} and _RTA_OIF in values
+        if table == MAIN_TABLE and kind == _UNICAST and direct and not flags & _CLONED:
+            network = ip_network((values.get(_RTA_DST, zeros), bits))
+            metric = struct.unpack("=I", values[_RTA_PRIORITY])[0] if _RTA_PRIORITY in values else 0
+            found.append(OnLink(network=network, metric=metric, interface=struct.unpack("=i", values[_RTA_OIF])[0]))
+    return found
+
+
+def _dump(message: Message) -> list[bytes]:
+    """What the kernel lists, from a moment in which nothing changed."""
+    with NetlinkSocket(NETLINK_ROUTE) as kernel:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return [body for _, body in kernel.dump(message)]
+            except DumpInterruptedError:
+                continue
+        return [body for _, body in kernel.dump(message)]

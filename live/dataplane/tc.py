@@ -122,7 +122,7 @@ class TcDataplane:
             )
         for parameter in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
             sysctl.ensure(parameter, "1")
-        way_out = egress()
+        way_out = egress(there)
         targets = {target for pool in forwarding.pools for target in pool.targets}
         self._tell_unreachable(targets, way_out)
         mtus = [link.mtu_bytes for target in targets if (link := way_out.link_of(target.address))]

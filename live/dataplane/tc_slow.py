@@ -23,6 +23,7 @@ from live.netlink import (
     CREATE,
     EXCL,
     NETLINK_ROUTE,
+    REPLACE,
     Message,
     NetlinkSocket,
     attribute,
@@ -30,7 +31,6 @@ from live.netlink import (
     text,
     u32,
 )
-from live.rtnetlink import Change, RouteSocket, RouteSpec, RuleSpec, default_of
 
 NAME: Final = "tg-slow0"
 PEER: Final = "tg-slow1"
@@ -42,11 +42,14 @@ TABLE: Final = 0x7467
 PRIORITY: Final = 20090
 """Before the rules of replies (live/routes.py): a marked packet is on its way to a target."""
 LEAST_MTU_BYTES: Final = 1280
+OUR_PROTOCOL: Final = 0x74
+"""As live/rtnetlink.py marks routes and rules of ours."""
 
-_NEWLINK, _DELLINK = 16, 17
+_NEWLINK, _DELLINK, _NEWROUTE, _NEWRULE, _DELRULE = 16, 17, 24, 32, 33
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _IFLA_MTU, _IFLA_LINKINFO, _IFLA_AF_SPEC = 4, 18, 26
 _UP, _NOARP = 0x1, 0x80
-_EEXIST, _ENODEV = 17, 19
+_ENOENT, _EEXIST, _ENODEV = 2, 17, 19
 
 
 def ensure(mtu_bytes: int) -> tuple[Link, Link]:
@@ -61,33 +64,40 @@ def ensure(mtu_bytes: int) -> tuple[Link, Link]:
     _change(*(_furnish_message(name) for name in (NAME, PEER)), *(_start_message(n, mtu_bytes) for n in (NAME, PEER)))
     _without_checksum_offload(NAME)
     found = links()
-    versions = (4, 6)
-    routes = [
-        RouteSpec(destination=default_of(v), table=TABLE, metric=1, interface=found[NAME].index) for v in versions
-    ]
-    with RouteSocket() as kernel:
-        kernel.apply(Change(routes=routes, rules=[_rule(v) for v in versions]))
+    _change(*(_route(family, found[NAME].index) for family in _FAMILIES), *(_rule(family) for family in _FAMILIES))
     return found[NAME], found[PEER]
 
 
 def remove() -> None:
     """Takes device, rules and routes away; what is not there is no error."""
-    with RouteSocket() as kernel:
-        kernel.apply(Change(old_rules=[_rule(v) for v in (4, 6)], old_routes=kernel.routes(TABLE)))
-    _change(_remove_message())
+    # The routes go with the device.
+    _change(*(_rule(family, remove=True) for family in _FAMILIES), _remove_message())
 
 
-def _rule(version: int) -> RuleSpec:
-    return RuleSpec(version=version, priority=PRIORITY, table=TABLE, mark=MARK, mask=0xFFFFFFFF)
+def _rule(family: int, *, remove: bool = False) -> Message:
+    """``fwmark MARK lookup TABLE``."""
+    lookup = 1
+    body = struct.pack("=8BI", family, 0, 0, 0, 0, 0, 0, lookup, 0)
+    body += (
+        u32(6, PRIORITY) + u32(10, MARK) + u32(16, 0xFFFFFFFF) + u32(15, TABLE) + attribute(21, bytes([OUR_PROTOCOL]))
+    )
+    verb, kind, flags = ("deleting", _DELRULE, 0) if remove else ("adding", _NEWRULE, CREATE | EXCL)
+    return Message(kind, flags, body, f"{verb} the rule for marked packets")
+
+
+def _route(family: int, ifindex: int) -> Message:
+    """``default dev NAME table TABLE``; IPv6 wants a metric to know a route again."""
+    unicast, link_scope = 1, 253
+    body = struct.pack("=8BI", family, 0, 0, 0, 0, OUR_PROTOCOL, link_scope, unicast, 0)
+    body += u32(15, TABLE) + u32(6, 1) + u32(4, ifindex)
+    return Message(_NEWROUTE, CREATE | REPLACE, body, f"adding the route to {NAME}")
 
 
 def _change(*messages: Message) -> None:
+    """Makes changes; what is there already, or is gone already, is no error."""
+    expected = {_DELLINK: _ENODEV, _DELRULE: _ENOENT, _NEWRULE: _EEXIST}
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
-        errors = [
-            error
-            for error in kernel.change(messages)
-            if not (error.errno == _ENODEV and messages[error.index].kind == _DELLINK)
-        ]
+        errors = [e for e in kernel.change(messages) if expected.get(messages[e.index].kind) != e.errno]
     if errors:
         raise errors[0]
 
