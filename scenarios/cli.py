@@ -39,6 +39,7 @@ COMMANDS = {
     "status": Command("scenarios.commands.status", "show what the testbed is doing"),
     "down": Command("scenarios.commands.down", "end the testbed"),
     "doctor": Command("scenarios.commands.doctor", "show what this machine can do, and how to get what is missing"),
+    "bench": Command("scenarios.commands.bench", "measure speed against peers and limits"),
     "controller": Command("live.controller", "the controller of a cluster"),
     "agent": Command("", "an agent of a pod or node: load-balancer, router or endpoint"),
 }

@@ -116,14 +116,21 @@ class RunFolder:
             "error": outcome.error,
             "start": self._start.isoformat(timespec="milliseconds"),
             "duration_s": round(time.monotonic() - self._start_s, 3),
-            "git": git_state(),
-            "python": platform.python_version(),
-            "packages": dict(_versions()),
-            "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
-            "cpus": os.cpu_count(),
-            "user_id": os.geteuid(),
+            **provenance(),
             "facts": dict(outcome.facts),
         }
+
+
+def provenance() -> dict[str, object]:
+    """The code and the machine that results come from."""
+    return {
+        "git": git_state(),
+        "python": platform.python_version(),
+        "packages": dict(_versions()),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "user_id": os.geteuid(),
+    }
 
 
 def _versions() -> Iterator[tuple[str, str]]:
