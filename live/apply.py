@@ -59,10 +59,15 @@ class Applier:
 
 
 def covers(current: Any, wanted: Any) -> bool:
-    """Whether `current` holds every field of `wanted` with its value; servers add fields, but no elements of lists."""
+    """Whether `current` holds every field of `wanted` with its value; servers add fields, but no elements of lists.
+
+    An empty list or map is the same as none: the API server gives back null, or nothing, for what is stored as an empty one.
+    """
+    if current is None and isinstance(wanted, dict | list):
+        return not wanted
     if isinstance(wanted, dict):
         return isinstance(current, dict) and all(
-            key in current and covers(current[key], v) for key, v in wanted.items()
+            covers(current[key], v) if key in current else v in ({}, []) for key, v in wanted.items()
         )
     if isinstance(wanted, list):
         return (

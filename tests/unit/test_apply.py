@@ -85,6 +85,10 @@ def test_a_refusal_is_not_remembered_as_done(api: RecordingApi, applier: Applier
         ({"l": [{"x": 1}, {"x": 2}]}, {"l": [{"x": 1}]}, False),
         ({"l": []}, {"l": [{"x": 1}]}, False),
         ({"a": "1"}, {"a": {"b": 1}}, False),
+        ({"ports": None}, {"ports": []}, True),
+        ({}, {"ports": [], "labels": {}}, True),
+        ({"ports": None}, {"ports": [{}]}, False),
+        ({"ports": None}, {"ports": 0}, False),
     ],
 )
 def test_covers(current: Json, fields: Json, result: bool) -> None:
