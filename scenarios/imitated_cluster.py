@@ -1,49 +1,48 @@
-"""The imitated cluster of the virtual network: API server, nodes, controllers; then what a person would install on it."""
+"""The imitated cluster of the virtual network: nodes and controllers around an API server, imitated or real; then what a person would
+install on it."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
 
-import live
-from core.kube import CRDS, DAEMON_SETS, DEPLOYMENTS, NAMESPACES, Json, KubeApi, Resource
+from core.kube import DAEMON_SETS, DEPLOYMENTS, NAMESPACES, Json, KubeApi, Resource
+from scenarios.api_servers import DEPLOY, FIELD_MANAGER, make_api_server
+from scenarios.spec import ApiServer
 from scenarios.yamlsource import read_documents
 from sim.cluster.cluster_network import ClusterNetwork
-from sim.cluster.control_plane import ControlPlane
 from sim.cluster.kubelet import Kubelet, KubeletSettings, default_command
 from sim.cluster.workloads import Workloads
 from sim.net.sandbox import RUN_DIR
 from sim.net.topology import VirtualNetwork
 
-FIELD_MANAGER = "tidegate-installer"
-DEPLOY = Path(live.__file__ or "").parent / "deploy"
+PODS_DIR = RUN_DIR / "pods"
 
 
 class ImitatedCluster:
     """Parts that are started one after the other, and stopped in reverse."""
 
-    def __init__(self, network: VirtualNetwork, *, logs: Path, nodes: int, dataplane: str) -> None:
+    def __init__(
+        self, network: VirtualNetwork, *, logs: Path, nodes: int, dataplane: str, api: ApiServer = ApiServer.IMITATED
+    ) -> None:
+        """Raises MachineError when this machine lacks what `api` takes."""
         self._network = network
         self._logs = logs
         self._nodes = tuple(f"node-{number}" for number in range(1, nodes + 1))
         self._dataplane = dataplane
         self._addresses = ClusterNetwork()
         self._exits = ExitStack()
-        self._kubeconfig = RUN_DIR / "kubeconfig"
+        self._api_server = make_api_server(api, network, run_dir=RUN_DIR, log_dir=logs, cluster=self._addresses)
 
     def start_api_server(self) -> Path:
         """Starts the API server; returns the kubeconfig when it answers."""
-        control_plane = ControlPlane(self._network, run_dir=RUN_DIR, log_dir=self._logs, cluster=self._addresses)
-        self._exits.callback(control_plane.stop)
-        control_plane.start()
-        self._kubeconfig = control_plane.kubeconfig
-        return self._kubeconfig
+        self._exits.callback(self._api_server.stop)
+        self._api_server.start()
+        return self._api_server.kubeconfig
 
     def start(self, api: KubeApi) -> None:
         """Nodes, workload controllers, and Tidegate itself: CRDs, controller, endpoint agents."""
-        for path in sorted((DEPLOY / "crds").glob("*.yaml")):
-            for document in read_documents(path):
-                api.apply(CRDS, document.json(), field_manager=FIELD_MANAGER)
+        self._api_server.prepare(api)
         workloads = Workloads(api)
         workloads.start()
         self._exits.callback(workloads.stop)
@@ -52,11 +51,12 @@ class ImitatedCluster:
             self._network,
             KubeletSettings(
                 tidegate=default_command(),
-                kubeconfig=self._kubeconfig,
-                pods_dir=RUN_DIR / "pods",
+                kubeconfig=self._api_server.kubeconfig,
+                kubeconfig_of=self._api_server.kubeconfig_of(api, PODS_DIR),
+                pods_dir=PODS_DIR,
                 log_dir=self._logs,
                 nodes=self._nodes,
-                environment={"TIDEGATE_PODS_DIR": str(RUN_DIR / "pods")},
+                environment={"TIDEGATE_PODS_DIR": str(PODS_DIR)},
             ),
             self._addresses,
         )
@@ -66,7 +66,7 @@ class ImitatedCluster:
             api.apply(resource, obj, field_manager=FIELD_MANAGER)
 
     def _installed(self) -> list[tuple[Resource, Json]]:
-        """What `kubectl apply -f live/deploy` would install, without the access rules, which the imitated server does not have."""
+        """What `kubectl apply -f live/deploy` would install beside CRDs and access rules."""
         (controller,) = (document.json() for document in read_documents(DEPLOY / "controller.yaml"))
         controller["spec"]["template"]["spec"]["containers"][0]["args"] = ["controller", "--dataplane", self._dataplane]
         (endpoint,) = (document.json() for document in read_documents(DEPLOY / "endpoint.yaml"))

@@ -14,7 +14,7 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, assert_never
 
-from core.errors import MachineError, TidegateError
+from core.errors import TidegateError
 from core.kube import Json
 from core.lb.placement import FiveTuples
 from core.manifests.workloads import LOAD_BALANCER_PORT
@@ -56,6 +56,7 @@ class MininetWorld:
         self._speakers: dict[str, tuple[Router, BirdSpeaker]] = {}
         self._clients: dict[str, TrafficClient] = {}
         self._scenario_name = ""
+        self._api = ApiServer.IMITATED
         self._view: ClusterView | None = None
         self._dataplanes: dict[str, str] = {}
         self._seen: tuple[int, View, tuple[str, ...]] | None = None
@@ -67,14 +68,17 @@ class MininetWorld:
     # --- up and down --------------------------------------------------------------------------------------------------------
 
     def start(self, scenario: Scenario) -> None:
-        if scenario.api is not ApiServer.IMITATED:
-            raise MachineError("a real kube-apiserver cannot be started by this version", "use --set api=imitated")
         self._scenario_name = scenario.name
+        self._api = scenario.api
+        cluster = ImitatedCluster(
+            self._network,
+            logs=self._logs,
+            nodes=scenario.topology.nodes,
+            dataplane=scenario.dataplane.value,
+            api=scenario.api,
+        )
         self._network.start()
         self._exits.callback(self._network.stop)
-        cluster = ImitatedCluster(
-            self._network, logs=self._logs, nodes=scenario.topology.nodes, dataplane=scenario.dataplane.value
-        )
         self._exits.callback(cluster.stop)
         kubeconfig = cluster.start_api_server()
         for router in scenario.topology.routers:
@@ -242,7 +246,7 @@ class MininetWorld:
 
     def facts(self) -> Mapping[str, str]:
         planes = ", ".join(sorted(set(self._dataplanes.values())))
-        return {"api": "imitated", "dataplane": planes, "gateway_pods": ", ".join(sorted(self._dataplanes))}
+        return {"api": self._api.value, "dataplane": planes, "gateway_pods": ", ".join(sorted(self._dataplanes))}
 
 
 class _Convergence:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from core.errors import TidegateError
 from sim.cluster.cluster_network import ClusterNetwork
+from sim.net.node import NetworkHost
 from sim.net.topology import THIS_SIDE, Attachment, VirtualNetwork
 
 HOST = "control-plane"
@@ -24,13 +25,29 @@ class ControlPlaneError(TidegateError):
     """The API server did not start; the message has the end of its log."""
 
 
+def add_host(network: VirtualNetwork, cluster: ClusterNetwork) -> NetworkHost:
+    """Attaches the run itself to the cluster's network as `cluster0`, and adds the control plane's host, which it returns."""
+    world = Attachment(network=cluster.bridge, interface=WORLD_INTERFACE, addresses=cluster.world)
+    network.attach(THIS_SIDE, world)
+    own = Attachment(network=cluster.bridge, interface=cluster.interface, addresses=cluster.control_plane)
+    return network.add_host(HOST, [own])
+
+
 class ControlPlane:
     """The host `control-plane` with the imitated API server, and the run's own place on the cluster's network."""
 
     def __init__(
-        self, network: VirtualNetwork, *, run_dir: Path, log_dir: Path, cluster: ClusterNetwork | None = None
+        self,
+        network: VirtualNetwork,
+        *,
+        run_dir: Path,
+        log_dir: Path,
+        cluster: ClusterNetwork | None = None,
+        allow_faults: bool = False,
     ) -> None:
+        """`allow_faults`: the server takes orders to misbehave (sim.cluster.apimachinery.faults)."""
         self._network = network
+        self._allow_faults = allow_faults
         self._cluster = cluster or ClusterNetwork()
         self._log = log_dir / "apiserver.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -43,22 +60,19 @@ class ControlPlane:
         Raises:
             ControlPlaneError: the server ended, or was not ready in time.
         """
-        cluster = self._cluster
-        world = Attachment(network=cluster.bridge, interface=WORLD_INTERFACE, addresses=cluster.world)
-        self._network.attach(THIS_SIDE, world)
-        own = Attachment(network=cluster.bridge, interface=cluster.interface, addresses=cluster.control_plane)
-        host = self._network.add_host(HOST, [own])
+        host = add_host(self._network, self._cluster)
         ready, said = os.pipe()
         command = [
             sys.executable,
             "-m",
             "sim.cluster.apiserver",
             "--listen",
-            f"{cluster.control_plane[0].ip}:{PORT}",
+            f"{self._cluster.control_plane[0].ip}:{PORT}",
             "--kubeconfig-out",
             str(self.kubeconfig),
             "--ready-fd",
             str(said),
+            *(["--allow-faults"] if self._allow_faults else []),
         ]
         try:
             with self._log.open("ab") as log:

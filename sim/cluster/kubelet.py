@@ -2,7 +2,7 @@
 
 A client of the API like any other: it watches Pods and networks, and writes Nodes, Pod statuses and events. Modelled: namespaces,
 processes, environment, readiness probes over HTTP and TCP, restarts with back-off, graceful deletion. Not modelled: volumes, resources,
-security contexts, liveness and startup probes, init containers, service accounts.
+security contexts, liveness and startup probes, init containers; tokens of ServiceAccounts come with `KubeletSettings.kubeconfig_of`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sim.cluster.cluster_network import ClusterNetwork
 from sim.cluster.images import TARGET_IMAGE, Executed, Forked, Program
 from sim.cluster.multus import Multus
 from sim.cluster.pod_runner import FIELD_MANAGER, Means, PodRunner
-from sim.cluster.pod_sandbox import Node, Sandboxes
+from sim.cluster.pod_sandbox import KubeconfigOf, Node, Sandboxes
 from sim.cluster.pod_status import rfc3339
 from sim.cluster.processes import ForkServer
 from sim.net.topology import Attachment, VirtualNetwork
@@ -45,8 +45,9 @@ PASSED_ON = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubeletSettings:
-    """`tidegate` is the command of image `tidegate`; `kubeconfig` is handed to every container; `pods_dir` gets ``<uid>/netns`` of each
-    Pod; `log_dir` gets ``<namespace>_<pod>_<container>.log``; `environment` is added for every container; `programs` adds images.
+    """`tidegate` is the command of image `tidegate`; `kubeconfig` is handed to every container, unless `kubeconfig_of` gives each Pod
+    one of its own; `pods_dir` gets ``<uid>/netns`` of each Pod; `log_dir` gets ``<namespace>_<pod>_<container>.log``; `environment` is
+    added for every container; `programs` adds images.
     """
 
     tidegate: tuple[str, ...]
@@ -54,6 +55,7 @@ class KubeletSettings:
     pods_dir: Path
     log_dir: Path
     nodes: tuple[str, ...] = ("node-1", "node-2")
+    kubeconfig_of: KubeconfigOf | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     programs: Mapping[str, Program] = field(default_factory=dict)
 
@@ -84,7 +86,7 @@ class Kubelet:
                 self._cluster,
                 self._multus,
                 pods_dir=settings.pods_dir,
-                kubeconfig=settings.kubeconfig,
+                kubeconfig_of=settings.kubeconfig_of or (lambda _pod: settings.kubeconfig),
             ),
             forks=self._forks,
             programs={

@@ -19,7 +19,7 @@ from sim.cluster.events import emit
 from sim.cluster.images import ContainerError, Executed, Launch, Program, find_program, launch
 from sim.cluster.multus import PodInterface
 from sim.cluster.networks import NetworkError
-from sim.cluster.pod_sandbox import POD_KUBECONFIG, Node, Sandbox, Sandboxes, host_name, is_host_network
+from sim.cluster.pod_sandbox import Node, Sandbox, Sandboxes, host_name, is_host_network
 from sim.cluster.pod_status import ContainerStatus, PodFacts, Waiting, render_status
 from sim.cluster.processes import ForkServer
 
@@ -185,11 +185,10 @@ class PodRunner:
     def _launch(self, container: Json) -> Launch:
         assert self._sandbox is not None
         host_network = is_host_network(self._pod)
-        kubeconfig = self._means.sandboxes.kubeconfig if host_network else POD_KUBECONFIG
         base = {
             **self._means.environment,
             "HOSTNAME": self._node.name if host_network else self._pod["metadata"]["name"],
-            "KUBECONFIG": str(kubeconfig),
+            "KUBECONFIG": str(self._sandbox.kubeconfig),
         }
         with_status = {**self._pod, "status": self._status()}
         return launch(container, with_status, self._means.programs, base)

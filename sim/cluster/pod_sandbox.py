@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from sim.net.topology import Attachment, VirtualNetwork
 
 FURNISH_DEADLINE_S = 10
 POD_KUBECONFIG = Path("/run/kubeconfig")
+
+KubeconfigOf = Callable[[Json], Path]
+"""The kubeconfig file of a Pod, as its own ServiceAccount; may raise ApiError. Asked when the Pod's place is made."""
 
 # A Pod's own, empty /run with its kubeconfig, and its own bpffs where the kernel grants one: as in a cluster, two Pods that write to
 # the same path do not meet. The folder is filled first, because the mount hides where the file comes from.
@@ -40,26 +43,33 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sandbox:
-    """A Pod's place: `addresses` are those of the cluster's network (podIPs)."""
+    """A Pod's place: `addresses` are those of the cluster's network (podIPs); `kubeconfig` is as its containers see it."""
 
     host: NetworkHost
     host_name: str
     interfaces: tuple[PodInterface, ...]
     addresses: tuple[str, ...]
+    kubeconfig: Path = POD_KUBECONFIG
 
 
 class Sandboxes:
     """Makes and removes the places of Pods."""
 
     def __init__(
-        self, network: VirtualNetwork, cluster: ClusterNetwork, multus: Multus, *, pods_dir: Path, kubeconfig: Path
+        self,
+        network: VirtualNetwork,
+        cluster: ClusterNetwork,
+        multus: Multus,
+        *,
+        pods_dir: Path,
+        kubeconfig_of: KubeconfigOf,
     ) -> None:
         self._network = network
         self._cluster = cluster
         self._multus = multus
         self._addresses = Addresses()
         self._pods_dir = pods_dir
-        self.kubeconfig = kubeconfig
+        self._kubeconfig_of = kubeconfig_of
 
     def plan(self, pod: Json, node: Node) -> tuple[PodInterface, ...]:
         """The interfaces of a Pod, the cluster's first, with addresses that are the Pod's until `remove`; none with hostNetwork.
@@ -88,16 +98,19 @@ class Sandboxes:
 
         Raises:
             DataplaneError: the kernel refused an interface or a mount; nothing is left behind.
-            ApiError: the network status could not be written.
+            ApiError: the network status could not be written, or there are no credentials for the Pod.
         """
         if is_host_network(pod):
             host = self._network.host(node.name)
-            return Sandbox(host=host, host_name=node.name, interfaces=(), addresses=node.addresses)
+            kubeconfig = self._kubeconfig_of(pod)
+            return Sandbox(
+                host=host, host_name=node.name, interfaces=(), addresses=node.addresses, kubeconfig=kubeconfig
+            )
         name = host_name(pod)
         host = self._network.add_host(name, [self._attachment(interface) for interface in interfaces])
         try:
             if furnish:
-                _furnish(host, self.kubeconfig)
+                _furnish(host, self._kubeconfig_of(pod))
             complete = tuple(
                 replace(interface, mac=interface.mac or self._network.mac(name, interface.interface))
                 for interface in interfaces
