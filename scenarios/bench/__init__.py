@@ -1,1 +1,65 @@
-"""Benchmarks: what is promised of speed and memory, measured where it runs."""
+"""Benchmarks: what is promised of speed and memory, measured where it runs. Each module has ``run(quick) -> Report``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from scenarios.spec import OPERATORS
+
+Row = dict[str, int | float | str]
+"""One line of a report; all rows of a report have the same columns."""
+
+
+class Bench(NamedTuple):
+    """One benchmark: the module that runs it, and what it shows."""
+
+    module: str
+    summary: str
+
+
+BENCHES = {
+    "tables": Bench("scenarios.bench.tables", "how long a Maglev table takes, beside a C program; what one slot moves"),
+    "plan": Bench("scenarios.bench.plan", "plan() over many gateways, and the cost of one endpoint that changes"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What was promised of one number, and what was measured."""
+
+    name: str
+    op: str
+    bound: float
+    value: float
+
+    @property
+    def ok(self) -> bool:
+        return OPERATORS[self.op](self.value, self.bound)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a benchmark gave."""
+
+    bench: str
+    rows: Sequence[Row]
+    targets: Sequence[Target]
+    notes: Sequence[str] = ()
+
+    @property
+    def ok(self) -> bool:
+        return all(target.ok for target in self.targets)
+
+
+def spread(samples_s: Sequence[float], name: str, scale: float) -> dict[str, float]:
+    """Least, median and greatest of some durations, each times `scale`: columns ``min_NAME``, ``median_NAME`` and ``max_NAME``."""
+    values = np.array(samples_s) * scale
+    return {
+        f"min_{name}": round(float(values.min()), 3),
+        f"median_{name}": round(float(np.median(values)), 3),
+        f"max_{name}": round(float(values.max()), 3),
+    }
