@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from scenarios.spec import OPERATORS
 
-Row = dict[str, int | float | str]
+Row = Mapping[str, object]
 """One line of a report; all rows of a report have the same columns."""
 
 
