@@ -224,3 +224,23 @@ def test_the_network_status_is_written_as_multus_writes_it() -> None:
         "mac": "02:00:00:00:00:01",
         "dns": {},
     }
+
+
+def test_freed_addresses_are_given_again_the_lowest_first() -> None:
+    addresses = Addresses()
+    ipam = Whereabouts(
+        ranges=(
+            AddressRange(
+                network=ip_network("10.0.0.0/24"), first=ip_address("10.0.0.1"), last=ip_address("10.0.0.200")
+            ),
+        )
+    )
+
+    def give(uid: str) -> str:
+        return str(addresses.allocate((uid, "net1"), ipam, "net")[0].ip)
+
+    assert [give(f"p{i}") for i in range(1, 101)] == [f"10.0.0.{i}" for i in range(1, 101)]
+    for uid in ("p70", "p20", "p50"):
+        addresses.release(uid)
+    assert give("p20") == "10.0.0.20"
+    assert [give(uid) for uid in ("a", "b", "c", "a")] == ["10.0.0.50", "10.0.0.70", "10.0.0.101", "10.0.0.50"]
