@@ -290,7 +290,7 @@ class Planner:
 
     def _attach(self, relations: Relations) -> None:
         """Brings the attachments of stale Pods up to date."""
-        for ref in self._stale_pods:
+        for ref in sorted(self._stale_pods):
             vips: dict[ObjectRef, list[Prefix]] = {}
             for service in self._services_of_pod.get(ref, ()):
                 for gateway, found in self._services[service].served.vips.items():
