@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.errors import InputError, Problem
 from core.kube import Json
 from core.plan import Plan
 from scenarios.assumed import Assumption, with_assumed_pods
-from scenarios.manifests import desired, read_manifests
+from scenarios.manifests import desired, scan_manifests
 from scenarios.predict import plan_of
 
 
@@ -19,6 +20,8 @@ class PlannedInput:
     """As in a cluster: of two with one name the later; assumed Pods included."""
     assumptions: tuple[Assumption, ...]
     plan: Plan
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with the files. Where an object is broken, the plan is that of the others."""
 
     def assumed_line(self) -> str:
         """What was assumed, for stderr; ``""`` when nothing was."""
@@ -28,9 +31,14 @@ class PlannedInput:
 
 
 def plan_files(files: Sequence[Path], *, assume_pods: bool = True) -> PlannedInput:
-    """The plan of manifests. Raises InputError with every problem."""
-    objects = desired(read_manifests(files))
+    """The plan of what can be read of the manifests. Raises InputError with every problem when that is nothing."""
+    found, problems = scan_manifests(files)
+    if problems and not found:
+        raise InputError(*problems)
+    objects = desired(found)
     assumptions: tuple[Assumption, ...] = ()
     if assume_pods:
         objects, assumptions = with_assumed_pods(objects)
-    return PlannedInput(objects=tuple(objects), assumptions=assumptions, plan=plan_of(objects))
+    return PlannedInput(
+        objects=tuple(objects), assumptions=assumptions, plan=plan_of(objects), problems=tuple(problems)
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.errors import InputError, Problem
 from scenarios.decode import INVALID, Decoder, nearest
+from scenarios.manifests import by_line
 from scenarios.overrides import override
 from scenarios.spec import Apply, Scenario, SourcePorts, Step, Traffic, client_addresses
 from scenarios.yamlsource import Node, parse_documents, read_text
@@ -43,6 +44,12 @@ class LoadedScenario:
     @property
     def manifests(self) -> tuple[Path, ...]:
         return tuple(self.manifest_path(name) for name in self.scenario.manifests)
+
+    @property
+    def updates(self) -> tuple[Path, ...]:
+        """The manifests that the timeline applies."""
+        applied = (step for step in self.scenario.timeline if isinstance(step, Apply))
+        return tuple(self.manifest_path(name) for step in applied for name in step.manifests)
 
 
 def library() -> tuple[Path, ...]:
@@ -97,14 +104,9 @@ def parse_scenario(text: str, path: Path, settings: Sequence[str] = ()) -> Scena
     if isinstance(scenario, Scenario):
         problems.extend(check(scenario, decoder, node, path))
     if problems or scenario is INVALID:
-        raise InputError(*sorted(problems, key=_by_line))
+        raise InputError(*sorted(problems, key=by_line))
     loaded: Scenario = scenario
     return loaded
-
-
-def _by_line(problem: Problem) -> tuple[str, int]:
-    source, _, line = problem.where.rpartition(":")
-    return (source, int(line)) if line.isdigit() else (problem.where, 0)
 
 
 def check(scenario: Scenario, decoder: Decoder, node: Node, path: Path) -> Iterator[Problem]:

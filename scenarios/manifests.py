@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InputError, Problem
-from core.kube import Json
+from core.kube import ALL_RESOURCES, Json
 from core.manifests import parse_object
 from core.manifests.meta import CLUSTER_SCOPED
 from core.model import ObjectRef
+from core.names import ALL_PORTS_PROTOCOL, GATEWAY_GROUP
 from core.objects import Rejected
+from scenarios.decode import nearest
 from scenarios.known_keys import unknown_keys
-from scenarios.yamlsource import Node, read_documents
+from scenarios.yamlsource import Node, scan_documents
+
+TWO_VERSIONS = ("Gateway", "GatewayClass", "HTTPRoute", "ReferenceGrant")
+"""Served as v1 and as v1beta1. Source: Gateway API v1.6, standard channel."""
+LISTENER_PROTOCOLS = ("HTTP", "HTTPS", "TLS", "TCP", "UDP")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,24 +33,40 @@ class ManifestObject:
 
 def read_manifests(paths: Iterable[Path]) -> tuple[ManifestObject, ...]:
     """The objects of all files, checked, in their order. Raises InputError with every problem of every file."""
+    objects, problems = scan_manifests(paths)
+    if problems:
+        raise InputError(*problems)
+    return objects
+
+
+def scan_manifests(paths: Iterable[Path]) -> tuple[tuple[ManifestObject, ...], tuple[Problem, ...]]:
+    """The objects that have a kind and a name, in their order, and every problem of every file. Objects with problems are among them:
+    a plan gives them a status that says so.
+    """
     objects: list[ManifestObject] = []
     problems: list[Problem] = []
     for path in paths:
         try:
-            documents = read_documents(path)
+            documents, broken = scan_documents(path)
         except InputError as error:
             problems.extend(error.problems)
             continue
         in_file: list[ManifestObject] = []
+        found = list(broken)
         for node in documents:
-            in_file.extend(_objects(node, problems))
-        problems.extend(_duplicates(in_file))
-        for found in in_file:
-            problems.extend(check(found))
-        objects.extend(in_file)
-    if problems:
-        raise InputError(*problems)
-    return tuple(objects)
+            in_file.extend(_objects(node, found))
+        found.extend(_duplicates(in_file))
+        for obj in in_file:
+            found.extend(check(obj))
+        objects.extend(obj for obj in in_file if obj.ref.name)
+        problems.extend(sorted(found, key=by_line))
+    return tuple(objects), tuple(problems)
+
+
+def by_line(problem: Problem) -> tuple[str, int]:
+    """Sorts problems as a person reads a file."""
+    source, _, line = problem.where.rpartition(":")
+    return (source, int(line)) if line.isdigit() else (problem.where, 0)
 
 
 def desired(objects: Sequence[ManifestObject]) -> list[Json]:
@@ -120,28 +141,52 @@ def check(found: ManifestObject) -> Iterator[Problem]:
     if isinstance(result, Rejected):
         for problem in result.problems:
             yield problem.at(found.node.line_at(problem.path))
+    yield from _version(found)
     if found.ref.kind == "NetworkAttachmentDefinition":
         yield from _network(found)
+    elif found.ref.kind == "Gateway":
+        yield from _listener_protocols(found)
 
 
 def _network(found: ManifestObject) -> Iterator[Problem]:
-    """The configuration of a network is JSON in text."""
-    spec = found.obj.get("spec")
-    text = spec.get("config") if isinstance(spec, dict) else None
-    where = found.node.line_at(("spec", "config"))
-    if not isinstance(text, str):
-        yield Problem(
-            where=where, what=f"{found.ref}: spec.config is missing", expected="a CNI configuration as JSON text"
-        )
-        return
+    """The configuration of a network is JSON in text. Plugins that only a real cluster has are none of our business."""
+    from sim.cluster.networks import NetworkError, parse_config
+
+    metadata = found.obj["metadata"] | {"namespace": found.ref.namespace}
     try:
-        config = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        parse_config(found.obj | {"metadata": metadata})
+    except NetworkError as error:
+        if error.reason == "BadNetworkConfig":
+            yield Problem(where=found.node.line_at(("spec", "config")), what=str(error))
+
+
+def _version(found: ManifestObject) -> Iterator[Problem]:
+    """Of a kind that a plan reads, in a version that no API server of ours serves."""
+    group, _, version = found.obj["apiVersion"].rpartition("/")
+    known = {
+        resource.version for resource in ALL_RESOURCES if (resource.group, resource.kind) == (group, found.ref.kind)
+    }
+    if group == GATEWAY_GROUP and found.ref.kind in TWO_VERSIONS:
+        known = {"v1", "v1beta1"}
+    if known and version not in known:
         yield Problem(
-            where=where, what=f"{found.ref}: spec.config is no JSON", found=str(error), expected="a CNI configuration"
+            where=found.node.where_key("apiVersion"),
+            what=f"{found.ref}: unknown version",
+            found=repr(found.obj["apiVersion"]),
+            expected=" or ".join(repr(f"{group}/{v}" if group else v) for v in sorted(known)),
         )
-        return
-    if not isinstance(config, dict) or not isinstance(config.get("type"), str):
-        yield Problem(
-            where=where, what=f"{found.ref}: spec.config has no type", expected="a CNI plugin, such as vlan or macvlan"
-        )
+
+
+def _listener_protocols(found: ManifestObject) -> Iterator[Problem]:
+    """A listener may have any protocol that some controller knows; a word without a domain is one of Gateway API's own, or misspelt."""
+    spec = found.obj.get("spec")
+    listeners = spec.get("listeners") if isinstance(spec, dict) else None
+    for i, listener in enumerate(listeners if isinstance(listeners, list) else []):
+        protocol = listener.get("protocol") if isinstance(listener, dict) else None
+        if isinstance(protocol, str) and "/" not in protocol and protocol not in LISTENER_PROTOCOLS:
+            yield Problem(
+                where=found.node.line_at(("spec", "listeners", i, "protocol")),
+                what=f"{found.ref}: spec.listeners[{i}].protocol: unknown protocol",
+                found=repr(protocol),
+                expected=f"{nearest(protocol, LISTENER_PROTOCOLS)}, or one with a domain, such as {ALL_PORTS_PROTOCOL!r}",
+            )

@@ -31,7 +31,7 @@ def plan_json(plan: Plan, assumptions: tuple[Assumption, ...]) -> dict[str, Any]
         ],
         "attachments": [
             {"pod": f"{pod.namespace}/{pod.name}", "attachments": [_plain(one) for one in attachments]}
-            for pod, attachments in plan.attachments.items()
+            for pod, attachments in sorted(plan.attachments.items())
         ],
         "statuses": [_status(status) for status in plan.statuses],
     }

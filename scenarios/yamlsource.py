@@ -22,6 +22,11 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 100
 MAX_ALIASED_VALUES = 100_000
 """How many values all aliases of a file may stand for together."""
+MAX_BROKEN_DOCUMENTS = 100
+_DOCUMENT_START = re.compile(r"^---(?=\s|\Z)", re.MULTILINE)
+"""At the beginning of a line it means this everywhere in YAML, even inside of quotes. Source: YAML 1.1, section 4.3.1."""
+PIPES = ("/dev/stdin", "/dev/fd/")
+"""What a shell hands over as a file that somebody writes, such as ``<(helm template ...)``; other pipes might never end."""
 
 Scalar = None | bool | int | float | str
 
@@ -114,7 +119,7 @@ def read_text(path: Path) -> str:
             raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         elif path.is_dir():
             refuse("is a directory", "a file")
-        elif path.exists() and not path.is_file():
+        elif path.exists() and not path.is_file() and not str(path).startswith(PIPES):
             refuse("is no regular file", "a file with YAML")
         else:
             with path.open("rb") as file:
@@ -141,33 +146,73 @@ def read_text(path: Path) -> str:
 
 def read_documents(path: Path) -> tuple[Node, ...]:
     """The documents of a YAML file, at least one; empty ones are left out. Raises InputError with every problem found."""
-    documents = parse_documents(read_text(path), str(path))
-    if not documents:
-        raise InputError(Problem(where=str(path), what="is empty", expected="at least one YAML document"))
+    documents, problems = scan_documents(path)
+    if problems:
+        raise InputError(*problems)
     return documents
+
+
+def scan_documents(path: Path) -> tuple[tuple[Node, ...], tuple[Problem, ...]]:
+    """The documents of a YAML file that can be read, and every problem of the others. Raises InputError when it holds no text."""
+    documents, problems = _scan(read_text(path), str(path))
+    if not documents and not problems:
+        raise InputError(Problem(where=str(path), what="is empty", expected="at least one YAML document"))
+    return documents, problems
 
 
 def parse_documents(text: str, source: str) -> tuple[Node, ...]:
     """The documents of a YAML text; `source` names it in errors. Raises InputError with every problem found."""
+    documents, problems = _scan(text, source)
+    if problems:
+        raise InputError(*problems)
+    return documents
+
+
+class _Unreadable(Exception):  # noqa: N818  (it never leaves this module)
+    """The rest of a document means nothing; a problem says why. The argument is the line, counted from 1."""
+
+
+def _scan(text: str, source: str) -> tuple[tuple[Node, ...], tuple[Problem, ...]]:
+    """The good documents, and the problems of the others: reading goes on at the document after a broken one."""
     composer = _Composer(source=source)
-    try:
-        for event in yaml.parse(text, Loader=_Loader):
-            composer.take(event)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        composer.refuse(mark.line + 1 if mark else 1, _broken(error, text))
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        composer.refuse(line, f"is a binary file: the character {error.character!r} is not allowed in YAML")
-    if composer.problems:
-        raise InputError(*composer.problems)
-    return tuple(composer.documents)
+    start, line = 0, 1
+    for _ in range(MAX_BROKEN_DOCUMENTS):
+        try:
+            for event in yaml.parse(text[start:] if start else text, Loader=_Loader):
+                composer.take(event)
+            break
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = composer.line_of(mark.line) if mark else 1
+            composer.problem(line, _broken(error, text.splitlines()[line - 1 : line]))
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, start + error.position) + 1
+            composer.problem(line, f"is a binary file: the character {error.character!r} is not allowed in YAML")
+            break
+        except _Unreadable as error:
+            line = error.args[0]
+        following = _document_after(text, start, line)
+        if following is None:
+            break
+        start = following
+        composer.begin_again(text.count("\n", 0, start))
+    else:
+        composer.problem(line, f"is the {MAX_BROKEN_DOCUMENTS}th broken document of this file: the rest was not read")
+    return tuple(composer.documents), tuple(composer.problems)
 
 
-def _broken(error: yaml.MarkedYAMLError, text: str) -> str:
+def _document_after(text: str, start: int, line: int) -> int | None:
+    """Where the first document begins that begins in `line` (counted from 1) or below it, and after `start`."""
+    position = 0
+    for _ in range(line - 1):
+        position = text.find("\n", position) + 1
+    found = _DOCUMENT_START.search(text, max(position, start + 1))
+    return found.start() if found else None
+
+
+def _broken(error: yaml.MarkedYAMLError, line: list[str]) -> str:
     what = f"broken YAML: {error.problem or error.context or 'cannot be parsed'}"
-    lines = text.splitlines()
-    if error.problem_mark and error.problem_mark.line < len(lines) and "\t" in lines[error.problem_mark.line]:
+    if error.problem_mark and any("\t" in text for text in line):
         what += " (there is a tab in this line: YAML indents with spaces)"
     return what
 
@@ -195,20 +240,38 @@ class _Composer:
     stack: list[_Open] = field(default_factory=list)
     anchors: dict[str, Node] = field(default_factory=dict)
     aliased: int = 0
+    lines_before: int = 0
+    """Lines before the text that the parser was given."""
+    good: tuple[int, int] = (0, 0)
+    """How many documents and problems there were when this document began."""
+
+    def line_of(self, number: int) -> int:
+        """Counted from 1, in the whole text, of what the parser counts from 0, in its own."""
+        return self.lines_before + number + 1
+
+    def begin_again(self, lines_before: int) -> None:
+        """After a broken document, of which nothing stays."""
+        self.lines_before = lines_before
+        self.stack = []
+        del self.documents[self.good[0] :]
 
     def problem(self, line: int, what: str, found: str = "", expected: str = "") -> None:
         self.problems.append(Problem(where=f"{self.source}:{line}", what=what, found=found, expected=expected))
 
     def refuse(self, line: int, what: str, found: str = "", expected: str = "") -> NoReturn:
-        """For what makes the rest of the file meaningless."""
+        """For what makes the rest of the document meaningless."""
         self.problem(line, what, found, expected)
-        raise InputError(*self.problems)
+        raise _Unreadable(line)
 
     def take(self, event: yaml.Event) -> None:
-        line = event.start_mark.line + 1 if event.start_mark else 1
+        line = self.line_of(event.start_mark.line) if event.start_mark else 1
         match event:
             case yaml.DocumentStartEvent():
                 self.anchors = {}
+                self.good = (len(self.documents), len(self.problems))
+            case yaml.DocumentEndEvent():
+                if len(self.problems) > self.good[1]:
+                    del self.documents[self.good[0] :]
             case yaml.ScalarEvent():
                 self.add(self.scalar(event, line), event.anchor)
             case yaml.AliasEvent():

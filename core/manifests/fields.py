@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
@@ -96,6 +97,14 @@ class Reader:
 
     def parsed(self, key: str, parse: Callable[[str], T], default: T, *, required: bool = False) -> T:
         """The string under `key`, given to `parse`, which raises UnreadableError."""
+        value = self.value.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            # Written without quotes or without its unit: `parse` knows what to ask for.
+            before = len(self.problems)
+            self._parse(key, str(value), parse, default)
+            if len(self.problems) == before:
+                self.problem(key, "wrong type", value, "a string (quote it)")
+            return default
         text = self.text(key, required=required)
         return default if key not in self.value or text == "" else self._parse(key, text, parse, default)
 
@@ -151,6 +160,7 @@ def nearest(text: str, choices: tuple[str, ...]) -> str:
     return f" (did you mean {match!r}?)" if match else ""
 
 
+@lru_cache(maxsize=1 << 16)
 def address(text: str) -> Address:
     """An IPv4 or IPv6 address."""
     try:
@@ -162,6 +172,7 @@ def address(text: str) -> Address:
     return found
 
 
+@lru_cache(maxsize=1 << 12)
 def prefix(text: str) -> Prefix:
     """A CIDR; host bits are masked away, as Go's net.ParseCIDR does."""
     expected = "a CIDR such as 20.0.0.1/32 or 2000::/64"

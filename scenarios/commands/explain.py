@@ -25,11 +25,15 @@ def main(arguments: list[str]) -> int:
     options.add_argument("-o", "--output", choices=("table", "json"), default="table")
     chosen = options.parse_args(arguments)
 
+    from core.errors import InputError
     from scenarios.explain import explain, read_packet
     from scenarios.inputs import plan_files
 
     packet = read_packet(chosen.packet)
     planned = plan_files(chosen.files, assume_pods=not chosen.no_assumed_pods)
+    if planned.problems:
+        # Half of the routes would give a wrong reason, which is worse than none.
+        raise InputError(*planned.problems)
     if line := planned.assumed_line():
         sys.stderr.write(line + "\n")
     found = explain(planned.plan, packet)

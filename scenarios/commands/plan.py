@@ -11,7 +11,8 @@ def main(arguments: list[str]) -> int:
     options = parser(
         "plan",
         "Shows what the core would program from these manifests, and every status it would write: virtual addresses, peers, flows,\n"
-        "targets, conditions. Without Pods or EndpointSlices in the files, the Pods of their Deployments and gateways are assumed.",
+        "targets, conditions. Where an object is wrong, the others are planned all the same, and the exit code is 2.\n"
+        "Without Pods or EndpointSlices in the files, the Pods of their Deployments and gateways are assumed.",
         "  tidegate plan -f examples/poc2/applications.yaml examples/poc2/gateway.yaml\n"
         "  tidegate plan -f examples/poc2/*.yaml -o yaml",
     )
@@ -19,6 +20,7 @@ def main(arguments: list[str]) -> int:
     options.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table")
     chosen = options.parse_args(arguments)
 
+    from core.errors import InputError
     from scenarios.inputs import plan_files
 
     planned = plan_files(chosen.files, assume_pods=not chosen.no_assumed_pods)
@@ -28,12 +30,14 @@ def main(arguments: list[str]) -> int:
 
     if chosen.output == "table":
         print_plan(planned.plan)
-        return 0
-    value = plan_json(planned.plan, planned.assumptions)
-    if chosen.output == "json":
-        write_json(value)
+    elif chosen.output == "json":
+        write_json(plan_json(planned.plan, planned.assumptions))
     else:
         import yaml
 
+        value = plan_json(planned.plan, planned.assumptions)
         yaml.safe_dump(value, sys.stdout, sort_keys=False, allow_unicode=True, width=120)
+    if planned.problems:
+        sys.stdout.flush()
+        raise InputError(*planned.problems)
     return 0

@@ -80,7 +80,7 @@ def load_all(names: list[str], settings: list[str], seed: int | None) -> list[Lo
     for name in names:
         try:
             found = load_scenario(name, settings=settings, seed=seed)
-            read_manifests(found.manifests)
+            read_manifests([*found.manifests, *found.updates])
             loaded.append(found)
         except InputError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)

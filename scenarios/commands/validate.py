@@ -36,19 +36,12 @@ def validate(name: str) -> str:
     """What a good file holds. Raises InputError."""
     from scenarios.load import find_scenario, load_scenario
     from scenarios.manifests import read_manifests
-    from scenarios.spec import Apply
-    from scenarios.yamlsource import read_documents
+    from scenarios.yamlsource import scan_documents
 
     path = find_scenario(name) if not Path(name).exists() else Path(name)
-    if _is_scenario(read_documents(path)[0].value):
+    if any(_is_scenario(document.value) for document in scan_documents(path)[0]):
         loaded = load_scenario(str(path) if path.suffix else f"./{path}")
-        updates = [
-            loaded.manifest_path(file)
-            for step in loaded.scenario.timeline
-            if isinstance(step, Apply)
-            for file in step.manifests
-        ]
-        objects = read_manifests([*loaded.manifests, *updates])
+        objects = read_manifests([*loaded.manifests, *loaded.updates])
         return f"scenario {loaded.scenario.name} with {len(objects)} objects, good"
     objects = read_manifests([path])
     return f"{len(objects)} object{'s' if len(objects) > 1 else ''}, good"

@@ -177,6 +177,10 @@ def parse_config(definition: Json) -> NetworkConfig:
     plugin = plugins[0] if isinstance(plugins, list) and plugins else config
     if not isinstance(plugin, dict):
         raise NetworkError("BadNetworkConfig", f"{where}: spec.config is {config!r}, expected a JSON object")
+    if not isinstance(plugin.get("type"), str):
+        raise NetworkError(
+            "BadNetworkConfig", f"{where}: spec.config has no type, expected a plugin, such as vlan or macvlan"
+        )
     return NetworkConfig(bridge=_bridge(plugin, metadata, where), ipam=_ipam(plugin.get("ipam"), where))
 
 
@@ -204,10 +208,11 @@ def _ipam(ipam: Any, where: str) -> Ipam:
         return NoIpam()
     match ipam.get("type") if isinstance(ipam, dict) else ipam:
         case "static":
-            entries = ipam.get("addresses") or ()
-            return StaticIpam(addresses=tuple(_interface_address(entry.get("address"), where) for entry in entries))
+            entries = _list(ipam, "addresses", where)
+            texts = [entry.get("address") if isinstance(entry, dict) else entry for entry in entries]
+            return StaticIpam(addresses=tuple(_interface_address(text, where) for text in texts))
         case "whereabouts":
-            entries = [*([ipam] if ipam.get("range") else []), *(ipam.get("ipRanges") or ())]
+            entries = [*([ipam] if ipam.get("range") else []), *_list(ipam, "ipRanges", where)]
             if not entries:
                 raise NetworkError("BadNetworkConfig", f"{where}: whereabouts without a range or ipRanges")
             ranges = tuple(_address_range(entry, where) for entry in entries)
@@ -216,6 +221,13 @@ def _ipam(ipam: Any, where: str) -> Ipam:
             raise NetworkError(
                 "UnsupportedIpam", f"{where}: ipam {other!r}, and the testbed has whereabouts and static"
             )
+
+
+def _list(ipam: dict[str, Any], key: str, where: str) -> list[Any]:
+    found = ipam.get(key) or []
+    if not isinstance(found, list):
+        raise NetworkError("BadNetworkConfig", f"{where}: ipam.{key} is {found!r}, expected a list")
+    return found
 
 
 def _address_range(entry: Any, where: str) -> AddressRange:

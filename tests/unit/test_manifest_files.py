@@ -76,7 +76,7 @@ def test_the_manifests_of_the_seed_are_good_unchanged() -> None:
         (ROUTE, ROUTE, ROUTE + "---\n" + ROUTE, "m.yaml:13: the same object twice: found L34Route default/r"),
         (ROUTE, ROUTE, "- 1\n", "m.yaml:1: is no Kubernetes object: found a list"),
         (ROUTER, "3s", "2s", "m.yaml:7: GatewayRouter default/vpn-b: spec.bgp.holdTime: hold time out of range"),
-        (ROUTER, "3s", "3000", "m.yaml:7: GatewayRouter default/vpn-b: spec.bgp.holdTime: wrong type"),
+        (ROUTER, "3s", "3000", "m.yaml:7: GatewayRouter default/vpn-b: spec.bgp.holdTime: not a duration"),
         (ROUTER, "3s", "3sec", "not a duration: found '3sec', expected a duration with its unit"),
     ],
 )

@@ -1,0 +1,179 @@
+"""Bad input of every kind, given to every command that reads some: exit code 2, and what was found where instead of what."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from scenarios import cli
+from scenarios.load import EXAMPLES, LIBRARY
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PACKET = "TCP 200.100.0.100:40000 -> 20.0.0.1:4000"
+MANIFEST = (EXAMPLES / "poc2" / "gateway.yaml").read_text()
+SCENARIO = (LIBRARY / "poc2-stateless.yaml").read_text()
+CASES: list[dict[str, Any]] = yaml.safe_load((GOLDEN / "bad-input.yaml").read_text())
+ASSUMED = "assumed, with made-up names"
+
+
+class Said(NamedTuple):
+    code: int
+    stdout: str
+    stderr: list[str]
+    """Lines; what a plan assumes is no complaint and left out."""
+
+
+@pytest.fixture(autouse=True)
+def _beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are named as a person names them, and nothing of this may ever start a world."""
+    monkeypatch.chdir(tmp_path)
+
+    def enter(*_: object) -> None:
+        raise AssertionError("bad input was run")
+
+    monkeypatch.setattr("scenarios.worlds.enter", enter)
+
+
+def say(capsys: pytest.CaptureFixture[str], *arguments: str) -> Said:
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    return Said(code, captured.out, [line for line in captured.err.splitlines() if not line.startswith(ASSUMED)])
+
+
+def changed(case: dict[str, Any], text: str) -> str:
+    assert case["old"] in text, "the golden file does not fit the example any more"
+    return text.replace(case["old"], case["new"], 1)
+
+
+def cases(of: str) -> list[Any]:
+    return [pytest.param(case, id=case["name"]) for case in CASES if case["of"] == of]
+
+
+@pytest.mark.parametrize("case", cases("manifest"))
+def test_manifests(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("m.yaml").write_text(changed(case, MANIFEST))
+    Path("s.yaml").write_text(SCENARIO.replace("poc2/gateway.yaml", "m.yaml"))
+    for command in (["validate", "m.yaml"], ["explain", PACKET, "-f", "m.yaml"], ["run", "s.yaml"]):
+        assert say(capsys, *command) == (2, "", case["said"])
+    planned = say(capsys, "plan", "-f", "m.yaml")
+    assert (planned.code, planned.stderr) == (2, case["said"])
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("case", cases("scenario"))
+def test_scenarios(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("s.yaml").write_text(changed(case, SCENARIO))
+    for command in (["run", "s.yaml"], ["up", "s.yaml"], ["validate", "s.yaml"]):
+        assert say(capsys, *command) == (2, "", case["said"])
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+FILES = {
+    "empty.yaml": (b"", "empty.yaml: is empty"),
+    "comment.yaml": (b"# nothing\n---\n", "comment.yaml: is empty"),
+    "binary.yaml": (b"kind: x\n\x7fELF\x02\xff\xfe", "binary.yaml:2: is a binary file: found byte 0xff, expected UTF-8 text"),
+    "nul.yaml": (b"a: b\nc: \x00\n", "nul.yaml:2: is a binary file"),
+    "utf-16.yaml": ("a: b".encode("utf-16"), "utf-16.yaml:1: is a binary file: found byte 0xff"),
+    "broken.yaml": (b"a: [1, 2\nb: {", "broken.yaml:2: broken YAML: did not find expected ',' or ']'"),
+    "quote.yaml": (b'a: "never closed\n', "quote.yaml:2: broken YAML: found unexpected end of stream"),
+    "text.yaml": (b"hello\n", "text.yaml:1: "),
+    "list.yaml": (b"- a\n- b\n", "list.yaml:1: "),
+    "bomb.yaml": (BOMB.encode(), "bomb.yaml:5: aliases stand for more than 100000 values"),
+    "circle.yaml": (b"a: &a [*a]\n", "circle.yaml:1: alias *a contains itself"),
+    "deep.yaml": (b"[" * 100_000, "deep.yaml:1: is nested deeper than 100 levels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "command", [["validate"], ["plan", "-f"], ["explain", PACKET, "-f"], ["run"]], ids=lambda c: c[0]
+)
+def test_files_that_hold_nothing_of_use(name: str, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    content, expected = FILES[name]
+    Path(name).write_bytes(content)
+    code, stdout, stderr = say(capsys, *command, name)
+    assert (code, stdout) == (2, "")
+    assert stderr[0].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "command", [["validate"], ["plan", "-f"], ["explain", PACKET, "-f"], ["run"]], ids=lambda c: c[0]
+)
+def test_what_is_no_file(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folder.yaml").mkdir()
+    assert say(capsys, *command, "folder.yaml") == (2, "", ["folder.yaml: is a directory, expected a file"])
+    missing = ["nowhere.yaml: no such file, expected the path of a file that exists"]
+    assert say(capsys, *command, "nowhere.yaml") == (2, "", missing)
+    assert say(capsys, *command, "/dev/zero") == (2, "", ["/dev/zero: is no regular file, expected a file with YAML"])
+
+
+def test_the_good_documents_of_a_file_are_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    documents = MANIFEST.split("---\n")
+    route = documents[4]
+    broken = [
+        "apiVersion: v1\nkind: [Service\n",
+        'note: "never closed\n',
+        BOMB,
+        route.replace("name: tcp-4000", "name: another").replace("priority: 1", "priority: high"),
+        documents[5],
+    ]
+    Path("good.yaml").write_text(MANIFEST)
+    Path("m.yaml").write_text("---\n".join([*documents, *broken]))
+    good, found = (
+        say(capsys, "plan", "-f", "good.yaml", "-o", "json"),
+        say(capsys, "plan", "-f", "m.yaml", "-o", "json"),
+    )
+    assert (good.code, found.code) == (0, 2)
+    planned = [yaml.safe_load(text.stdout) for text in (good, found)]
+    assert planned[0]["gateways"] == planned[1]["gateways"]
+    lines = [line.split(": ", 1) for line in found.stderr]
+    assert [what.split(":")[0] for _, what in lines] == [
+        "broken YAML",
+        "broken YAML",
+        "aliases stand for more than 100000 values",
+        "L34Route default/another",
+        "the same object twice",
+    ]
+    numbers = [int(where.removeprefix("m.yaml:")) for where, _ in lines]
+    assert numbers == sorted(numbers)
+    assert numbers[0] > MANIFEST.count("\n")
+
+
+def test_a_broken_update_is_found_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(EXAMPLES / "poc2", "poc2")
+    update = Path("poc2/update.yaml")
+    update.write_text(update.read_text().replace("20.0.0.1/32", "20.0.0.1/64"))
+    Path("s.yaml").write_text((LIBRARY / "poc2-update.yaml").read_text())
+    for command in ("run", "validate"):
+        code, stdout, (line, *_) = say(capsys, command, "s.yaml")
+        assert (code, stdout) == (2, "")
+        assert line.startswith("poc2/update.yaml:")
+        assert "not a CIDR: found '20.0.0.1/64'" in line
+
+
+def test_very_many_broken_documents_are_not_read_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("m.yaml").write_text("a: [\n---\n" * 10_000)
+    code, _, stderr = say(capsys, "validate", "m.yaml")
+    assert (code, len(stderr)) == (2, 101)
+    assert stderr[-1].endswith("is the 100th broken document of this file: the rest was not read")
+
+
+def test_ten_thousand_lines_are_no_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    route = MANIFEST.split("---\n")[4]
+    routes = [
+        route.replace("name: tcp-4000", f"name: r-{i}").replace("20.0.0.1/32", f"20.1.{i // 250}.{i % 250}/32")
+        for i in range(700)
+    ]
+    text = "---\n".join([MANIFEST, *routes])
+    assert text.count("\n") > 10_000
+    Path("m.yaml").write_text(text)
+    assert say(capsys, "validate", "m.yaml") == (0, "m.yaml: 706 objects, good\n", [])
+    planned = say(capsys, "plan", "-f", "m.yaml", "-o", "json")
+    assert planned.code == 0
+    assert len(yaml.load(planned.stdout, yaml.CSafeLoader)["gateways"][0]["vips"]) == 701
