@@ -7,7 +7,7 @@ line ``ready`` has been written to the file descriptor of ``--ready-fd``, and wh
 it. It logs JSON lines on stderr.
 
 Fidelity: the API as clients see it, admission, validation and storage included. Not imitated: authorisation, webhooks, CEL rules
-(``x-kubernetes-validations``), conversion of CRDs by webhook, protobuf; `docs/imitated-api-server.md` has the whole table.
+(``x-kubernetes-validations``), conversion of CRDs by webhook, answers in protobuf; `docs/imitated-api-server.md` has the whole table.
 """
 
 from __future__ import annotations

@@ -12,7 +12,17 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from sim.cluster.apimachinery import deletes, discovery, documents, patch, problems, requests, selectors, subobjects
+from sim.cluster.apimachinery import (
+    deletes,
+    discovery,
+    documents,
+    patch,
+    problems,
+    protobuf,
+    requests,
+    selectors,
+    subobjects,
+)
 from sim.cluster.apimachinery.answers import Answers
 from sim.cluster.apimachinery.cluster import Cluster
 from sim.cluster.apimachinery.decode import undecodable
@@ -241,8 +251,10 @@ class Service:
 
     async def _body(self, request: web.BaseRequest, target: Target, options: WriteOptions, warnings: list[str]) -> Any:
         media = requests.media_type(request.headers.get("Content-Type", "")) or requests.JSON
+        if media == protobuf.MEDIA_TYPE and not target.kind.custom:
+            return protobuf.decode(await request.read())
         if media not in (requests.JSON, requests.YAML):
-            raise problems.unsupported_media_type((requests.JSON, requests.YAML))
+            raise problems.unsupported_media_type((requests.JSON, requests.YAML, protobuf.MEDIA_TYPE))
         twice: list[str] | None = [] if "fieldValidation" in request.query else None
         body = requests.parse_body(await request.read(), media, target.kind.kind, note_duplicates=twice)
         if twice and options.validation != "Ignore":
@@ -327,9 +339,12 @@ class Service:
     async def _delete_options(self, request: web.BaseRequest) -> deletes.DeleteOptions:
         raw = await request.read()
         media = requests.media_type(request.headers.get("Content-Type", "")) or requests.JSON
-        if raw and media not in (requests.JSON, requests.YAML):
-            raise problems.unsupported_media_type((requests.JSON, requests.YAML))
-        body = requests.parse_body(raw, media, "DeleteOptions") if raw else None
+        if raw and media not in (requests.JSON, requests.YAML, protobuf.MEDIA_TYPE):
+            raise problems.unsupported_media_type((requests.JSON, requests.YAML, protobuf.MEDIA_TYPE))
+        body: Any = None
+        if raw:
+            as_json = media != protobuf.MEDIA_TYPE
+            body = requests.parse_body(raw, media, "DeleteOptions") if as_json else protobuf.decode(raw)
         return deletes.options_of(body, lambda name: request.query.get(name, ""))
 
     async def _delete(self, request: web.BaseRequest, target: Target, answers: Answers) -> web.StreamResponse:

@@ -75,6 +75,12 @@ def test_yaml_goes_in_and_out(api: Client, namespace: Namespace) -> None:
     assert "kind: ConfigMap" in answer.body
 
 
+@pytest.mark.parametrize("raw", [b"{}", b"k8s\x00", b"k8s\x00\xff\xff\xff", b"k8s\x00\x0a\x7f", b"k8s\x00\x12\x05ab"])
+def test_malformed_protobuf_is_a_bad_request(api: Client, namespace: Namespace, raw: bytes) -> None:
+    refused = api.request("POST", namespace.core("configmaps"), raw=raw, media="application/vnd.kubernetes.protobuf")
+    assert (refused.code, refused.reason) == (400, "BadRequest")
+
+
 def test_methods_that_do_not_fit_the_path(api: Client, namespace: Namespace) -> None:
     for method, path in (
         ("PUT", namespace.core("configmaps")),

@@ -140,6 +140,27 @@ def test_create_label_annotate_patch_delete(api: Client, namespace: Namespace, k
     assert api.get(namespace.core("configmaps", "a")).code == 404
 
 
+def test_create_without_a_manifest(api: Client, namespace: Namespace, kubectl: Kubectl) -> None:
+    """These send protobuf."""
+    kubectl("create", "configmap", "c", "--from-literal=a=b")
+    assert api.get(namespace.core("configmaps", "c")).body["data"] == {"a": "b"}
+    kubectl("create", "secret", "generic", "s", "--from-literal=p=q")
+    assert api.get(namespace.core("secrets", "s")).body["data"] == {"p": "cQ=="}
+    kubectl("create", "deployment", "d", "--image", "tidegate:1", "--replicas", "0", "--port", "80")
+    spec = api.get(namespace.of("apps/v1", "deployments", "d")).body["spec"]
+    assert spec["replicas"] == 0
+    assert spec["template"]["spec"]["containers"][0]["ports"] == [{"containerPort": 80, "protocol": "TCP"}]
+    kubectl("expose", "deployment", "d", "--port", "80")
+    assert api.get(namespace.core("services", "d")).body["spec"]["selector"] == {"app": "d"}
+    kubectl("create", "service", "clusterip", "h", "--clusterip", "None")
+    assert api.get(namespace.core("services", "h")).body["spec"]["clusterIPs"] == ["None"]
+    kubectl("create", "serviceaccount", "sa")
+    kubectl("create", "role", "r", "--verb", "get", "--resource", "pods")
+    role = api.get(namespace.of("rbac.authorization.k8s.io/v1", "roles", "r")).body
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+    kubectl("create", "rolebinding", "rb", "--role", "r", "--serviceaccount", f"{namespace.name}:sa")
+
+
 def test_delete_by_label_and_wait(api: Client, namespace: Namespace, kubectl: Kubectl) -> None:
     for name in ("a", "b"):
         api.create(namespace.core("pods"), pod(name, labels={"l": "v"}))
