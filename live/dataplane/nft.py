@@ -14,6 +14,7 @@ What the kernel must have: nf_tables with hash, ct, notrack, reject and counters
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from core.lb.forwarding import Flow, Forwarding
 from core.model import ANY_PORT, Address, L4Protocol
 from core.ports import FlowCounter
 from live import sysctl
+from live.dataplane.grace import wait_for_packets_under_way
 from live.dataplane.nft_maps import marks_of
 from live.dataplane.nft_marks import REJECT_MARK, MarkRoutes
 from live.dataplane.nft_program import Destination, compile_program, count_name, flow_key
@@ -57,9 +59,10 @@ class NftDataplane:
 
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
         """See `core.ports.Dataplane`. Packets see the old set or the new one: it is switched in one transaction, in which only those
-        buckets stand that have changed. Routes of new targets are there before, those of old ones stay until after.
+        buckets stand that have changed. What the new set needs is there before; what only the old one needs goes when the last packet
+        of before has left. A target on no network of this namespace loses its share of the packets, and nobody else does.
 
-        Raises DataplaneError when an interface is missing, a target is on no network, or the kernel refuses.
+        Raises DataplaneError when an interface is missing, or the kernel refuses.
         """
         versions = sorted({flow.version for flow in forwarding.flows})
         known = {pool.name: pool for pool in forwarding.pools}
@@ -73,10 +76,15 @@ class NftDataplane:
             marks = self._marks.acquire(routes, targets, versions)
             tables = marks_of(pools, marks)
             desired = _desired(forwarding, tables, interfaces, state, capacity_bytes)
-            for messages in transactions(self._table, state, desired, capacity_bytes):
+            plan = transactions(self._table, state, desired, capacity_bytes)
+            for messages in (*plan.additions, plan.switch):
                 kernel.commit(messages)
-            self._state = desired.state()
-            self._marks.retire(routes, marks)
+            # Otherwise what is too much stays until the next change finds it.
+            if wait_for_packets_under_way():
+                for messages in plan.deletions:
+                    kernel.commit(messages)
+                self._marks.release(routes, marks)
+                self._state = desired.state()
         self._flows = {flow_key(flow): flow for flow in forwarding.flows}
 
     def counters(self) -> Sequence[FlowCounter]:
@@ -129,8 +137,8 @@ def probe() -> str | None:
         with NftSocket() as kernel:
             tables = {"probe": np.ones(11, np.uint32)}
             desired = _desired(Forwarding(flows=(flow,)), tables, ("lo",), State(), kernel.transaction_bytes)
-            for messages in transactions(table, State(), desired, kernel.transaction_bytes):
-                kernel.commit(messages, only_check=True)
+            plan = transactions(table, State(), desired, kernel.transaction_bytes)
+            kernel.commit([*itertools.chain(*plan.additions), *plan.switch], only_check=True)
     except NetlinkError as error:
         return str(error)
     return None

@@ -2,9 +2,8 @@
 
     mark 0x54470000 | n  --rule-->  table 0x54470000 | n  --default-->  the target
 
-The allocation lives in the kernel and nowhere else: an agent that starts anew reads it from the rules and routes. A mark that no table
-of buckets has any more keeps its route until the change after next, so that no packet on its way through the kernel loses it. Below
-stands a blackhole for all our marks: what has a mark and no route is lost, never sent to the primary network.
+The allocation lives in the kernel and nowhere else: an agent that starts anew reads it from the routes. Below stands a blackhole for
+all our marks: what has a mark and no route is lost, never sent to the primary network.
 """
 
 from __future__ import annotations
@@ -29,8 +28,10 @@ MARK_BASE: Final = 0x5447_0000
 MARK_MASK: Final = 0xFFFF_0000
 REJECT_MARK: Final = MARK_BASE | 0xFFFF
 """Packets that are rejected: they set out on the way of the VIPs' replies, and are refused in the forward hook."""
+LOST_MARK: Final = MARK_BASE | 0xFFFE
+"""Packets to targets on no network of this namespace: the mark that never has a route."""
 
-_FIRST, _LAST = 1, 0xFFFE
+_FIRST, _LAST = 1, 0xFFFD
 _METRIC: Final = 100
 
 OWN_ANSWERS: Final = 20000
@@ -47,8 +48,6 @@ class MarkRoutes:
     def __init__(self, *, reply_table: int) -> None:
         """`reply_table`: by which the gateway's own answers about VIP packets (TCP reset, ICMP errors) leave."""
         self._reply_table = reply_table
-        self._in_use: frozenset[int] | None = None
-        """Marks that packets may have, as of the last `retire`; None before the first: all that the kernel has."""
 
     def marks(self, kernel: RouteSocket) -> dict[Address, int]:
         """The mark of every target that the kernel has a route for."""
@@ -57,9 +56,10 @@ class MarkRoutes:
         }
 
     def acquire(self, kernel: RouteSocket, targets: Collection[Address], versions: Iterable[int]) -> dict[Address, int]:
-        """A mark for each of `targets`, old ones unchanged; when this returns, packets that have one of them reach the target.
+        """A mark for each of `targets`, old ones unchanged; when this returns, packets that have one of them reach the target, or go
+        nowhere when it is on no network of this namespace.
 
-        Raises DataplaneError for a target on no network of this namespace, and when there are too many.
+        Raises DataplaneError when there are too many.
         """
         known = self.marks(kernel)
         addresses = kernel.addresses()
@@ -69,14 +69,13 @@ class MarkRoutes:
         for target in sorted(targets, key=lambda address: (address.version, address.packed)):
             interface = interface_of(target, addresses)
             if interface is None:
-                raise DataplaneError(
-                    f"target {target} is on no network of this namespace; give the gateway's pods the network of the endpoints"
-                )
+                result[target] = LOST_MARK
+                continue
             if (mark := known.get(target) or next(free, 0)) == 0:
                 raise DataplaneError(f"{len(targets)} targets; the nft plane has marks for {_LAST - _FIRST + 1}")
             result[target] = mark
             routes.append(_route(target, mark, interface))
-        wanted_rules = {_rule(target, mark) for target, mark in result.items()}
+        wanted_rules = {_rule(target, mark) for target, mark in result.items() if mark != LOST_MARK}
         wanted_rules |= {rule for version in versions for rule in self._fixed_rules(version)}
         there = {rule for rule in kernel.rules() if rule.priority in _PRIORITIES}
         kernel.apply(
@@ -87,26 +86,22 @@ class MarkRoutes:
         )
         return result
 
-    def retire(self, kernel: RouteSocket, in_use: Mapping[Address, int]) -> None:
-        """Says that new packets get only the marks `in_use`; takes away the routes that were unused before already."""
-        known = self.marks(kernel)
-        current = frozenset(in_use.values())
-        if self._in_use is not None:
-            old = {address: mark for address, mark in known.items() if mark not in current | self._in_use}
-            kernel.apply(
-                Change(
-                    old_rules=tuple(_rule(target, mark) for target, mark in old.items()),
-                    old_routes=tuple(_route(target, mark, 0) for target, mark in old.items()),
-                )
+    def release(self, kernel: RouteSocket, in_use: Mapping[Address, int]) -> None:
+        """Takes the routes of all marks but `in_use` away; no packet has them any more."""
+        used = frozenset(in_use.values())
+        old = {target: mark for target, mark in self.marks(kernel).items() if mark not in used}
+        kernel.apply(
+            Change(
+                old_rules=tuple(_rule(target, mark) for target, mark in old.items()),
+                old_routes=tuple(_route(target, mark, 0) for target, mark in old.items()),
             )
-        self._in_use = current
+        )
 
     def remove(self, kernel: RouteSocket) -> None:
         """Takes all rules and routes away."""
         kernel.apply(Change(old_rules=tuple(rule for rule in kernel.rules() if rule.priority in _PRIORITIES)))
         ours = tuple(route for route in kernel.routes() if _is_target(route.table))
         kernel.apply(Change(old_routes=ours))
-        self._in_use = None
 
     def _fixed_rules(self, version: int) -> list[RuleSpec]:
         def rule(priority: int, mark: int, mask: int, **more: object) -> RuleSpec:

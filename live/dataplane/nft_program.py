@@ -39,7 +39,7 @@ from live.dataplane.nft_packets import (
     layout,
 )
 from live.dataplane.nft_ranges import ADDRESSED, PORTED, Dimension, Ranges, cut, destination_ranges, joined, merged
-from live.dataplane.nft_wire import NAME_KEY, KeyType, dispatch_elements, element, interval_elements
+from live.dataplane.nft_wire import BYTE_KEY, NAME_KEY, KeyType, dispatch_elements, element, interval_elements
 
 UNMATCHED: Final = "unmatched"
 """The set that counts packets to a VIP that match no flow, by address family; and how their chain's name begins."""
@@ -237,7 +237,7 @@ class _Compiler:
         for flow in flows:
             question = b"".join(self._question(branch, dimension, flow) for dimension in branch.dimensions)
             if branch.kind is not Kind.ECHO:
-                matched = [_byte_match(match, branch.where) for match in flow.byte_matches]
+                matched = [self._byte_match(match, branch.where) for match in flow.byte_matches]
                 if None in matched:
                     continue
                 question += b"".join(match for match in matched if match)
@@ -254,6 +254,25 @@ class _Compiler:
         if len(allowed) == 1 and allowed[0][0] == allowed[0][1]:
             return loaded + nft.compare(allowed[0][0].to_bytes(key.length, "big"))
         return loaded + nft.contained(self._intervals(dimension.name, allowed, key))
+
+    def _byte_match(self, match: ByteMatch, where: Layout) -> bytes | None:
+        """Ends the rule unless the match holds, byte by byte; None: it cannot hold here."""
+        result = b""
+        for i in range(match.length):
+            shift = 8 * (match.length - 1 - i)
+            bits, wanted = match.mask >> shift & 0xFF, (match.value & match.mask) >> shift & 0xFF
+            load = where.header_byte(match.offset + i)
+            if load is None:
+                return None
+            # A byte of which nothing is asked must be there all the same.
+            result += nft.payload(load)
+            if bits == 0xFF:
+                result += nft.compare(bytes([wanted]))
+            elif bits:
+                # As a set, because nft 1.0.6 crashes when it lists a mask on a header that it has no name for.
+                values = tuple(element(bytes([byte])) for byte in range(256) if byte & bits == wanted)
+                result += nft.contained(self._set("byte", SetContent(key=BYTE_KEY, elements=values, intervals=False)))
+        return result
 
     def _cut(self, branch: _Branch, flows: Sequence[Flow]) -> str | None:
         """The node as a dispatch over the first dimension that divides the flows; None when none does."""
@@ -314,22 +333,6 @@ class _Compiler:
 
     def _intervals(self, label: str, ranges: Ranges, key: KeyType) -> str:
         return self._set(label, SetContent(key=key, elements=tuple(interval_elements(ranges, key.length))))
-
-
-def _byte_match(match: ByteMatch, where: Layout) -> bytes | None:
-    """Ends the rule unless the match holds, byte by byte; None: it cannot hold here."""
-    result = b""
-    for i in range(match.length):
-        shift = 8 * (match.length - 1 - i)
-        bits, wanted = match.mask >> shift & 0xFF, (match.value & match.mask) >> shift & 0xFF
-        load = where.header_byte(match.offset + i)
-        if load is None:
-            return None
-        result += nft.payload(load)
-        if bits != 0xFF:
-            result += nft.mask(bytes([bits]))
-        result += nft.compare(bytes([wanted]))
-    return result
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -1,13 +1,13 @@
 """What our nftables table holds and what it should hold, and the transactions that lead from one to the other.
 
-Most of it is content under names that say the content (`nft_program`); added before anything leads to it, deleted after nothing does
-any more. What switches packets over is one transaction: the changed buckets, and the rules of the base chains.
+Most of it is content under names that say the content (`nft_program`): added before anything leads to it, deleted after nothing does
+any more. What switches packets over is one transaction between.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -120,15 +120,31 @@ def unmatched_counts(kernel: NftSocket, table: Table) -> tuple[int, int]:
     return sum(packets for packets, _ in found), sum(octets for _, octets in found)
 
 
-def transactions(table: Table, state: State, desired: Desired, capacity_bytes: int) -> list[list[Message]]:
-    """The changes in as few transactions as `capacity_bytes` allows: one, or additions, the switch, and deletions."""
-    additions = list(_additions(table, state, desired))
-    switch = list(_switch(table, state, desired))
-    deletions = list(_deletions(table, state, desired))
-    whole = additions + switch + deletions
-    if sum(len(message.body) + _MESSAGE_BYTES for message in whole) <= capacity_bytes:
-        return [whole]
-    return [*_slices(additions, capacity_bytes), switch, *_slices(deletions, capacity_bytes)]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Transactions that lead from one state to another. Each is atomic, but what it does to sets is not atomic for every packet:
+
+    * Intervals that a transaction adds to a set become visible a little after its new rules (the set's `commit` comes last in
+      nf_tables_commit). So all that the switch leads to is there before.
+    * A packet that is under way goes on with the rules of before, but finds in sets only what is there after. So what the old rules ask
+      stays until no such packet is left.
+    """
+
+    additions: Sequence[Sequence[Message]]
+    """What nothing leads to yet, as many transactions as the room in one makes necessary."""
+    switch: Sequence[Message]
+    """Changed buckets, and the rules that lead to all else."""
+    deletions: Sequence[Sequence[Message]]
+    """What nothing leads to any more."""
+
+
+def transactions(table: Table, state: State, desired: Desired, capacity_bytes: int) -> Plan:
+    """The changes, in transactions of at most `capacity_bytes`."""
+    return Plan(
+        list(_slices(list(_additions(table, state, desired)), capacity_bytes)),
+        list(_switch(table, state, desired)),
+        list(_slices(list(_deletions(table, state, desired)), capacity_bytes)),
+    )
 
 
 def _additions(table: Table, state: State, desired: Desired) -> Iterator[Message]:

@@ -68,6 +68,7 @@ IPV6_KEY: Final = KeyType(8, 16)
 PORT_KEY: Final = KeyType(13, 2)
 MARK_KEY: Final = KeyType(19, 4, host_order=True)
 NAME_KEY: Final = KeyType(41, 16, host_order=True)
+BYTE_KEY: Final = KeyType(12, 1)
 FAMILY_KEY: Final = KeyType(2, 1)
 
 _GENERIC: Final = struct.Struct(">BBH")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import socket
@@ -20,6 +21,7 @@ from core.errors import DataplaneError
 from core.lb.classifier import Packet, decide
 from core.lb.forwarding import Backend, Flow, Forwarding, Pool, Target
 from core.model import ANY_PORT, Address, ByteMatch, L4Protocol, PortRange
+from live.dataplane import nft
 from live.dataplane.nft import NftDataplane, probe
 from live.rtnetlink import RouteSocket
 from sim.net.namespaces import ip_batch, run_in, within
@@ -417,32 +419,41 @@ def test_changes_under_traffic_lose_and_misroute_nothing(
     steady = {n: target for n, target in decided[0].items() if decided[1].get(n) == target}
     assert len(steady) > 200
     wires = [build(packets[n], n) for n in steady]
+    seen, rounds, changes = streamed(gateway, both, wires)
+    assert changes > 5
+    assert seen == dict.fromkeys(steady.items(), rounds), f"after {rounds} rounds, {changes} changes"
+
+
+def streamed(
+    gateway: Gateway, sets: Sequence[Forwarding], wires: Sequence[bytes]
+) -> tuple[Counter[tuple[int, int]], int, int]:
+    """How often each packet arrived at each target, rounds of packets and changes, while `sets` were applied in turn for 1.5 s."""
     stop = threading.Event()
-    changes = 0
+    changes = rounds = 0
+    seen: Counter[tuple[int, int]] = Counter()
 
     def churn() -> None:
         nonlocal changes
-        while not stop.is_set():
-            gateway.apply(both[changes % 2])
+        for forwarding in itertools.cycle(sets):
+            if stop.is_set():
+                return
+            gateway.apply(forwarding)
             changes += 1
 
     churning = threading.Thread(target=churn)
-    seen: Counter[tuple[int, int]] = Counter()
-    rounds = 0
-    with lab.capture() as capture:
+    with gateway.lab.capture() as capture:
         churning.start()
         finish = time.monotonic() + 1.5
         while time.monotonic() < finish:
-            lab.send(wires)
+            gateway.lab.send(wires)
             rounds += 1
-            seen.update((number_in(f.data), f.target) for f in capture.collect(len(wires), is_marked))
+            seen.update((number_in(f.data), f.target) for f in capture.collect(len(wires), is_marked, deadline_s=2))
         stop.set()
         churning.join(DEADLINE_S)
-    assert changes > 5
-    assert seen == dict.fromkeys(steady.items(), rounds), f"after {rounds} rounds and {changes} changes"
+    return seen, rounds, changes
 
 
-def test_marks_are_kept_and_routes_of_old_targets_outlive_the_change(gateway: Gateway) -> None:
+def test_marks_are_kept_and_go_with_their_targets(gateway: Gateway) -> None:
     def marks() -> dict[Address, int]:
         def read() -> dict[Address, int]:
             with RouteSocket() as kernel:
@@ -452,16 +463,46 @@ def test_marks_are_kept_and_routes_of_old_targets_outlive_the_change(gateway: Ga
 
     gateway.apply(simple())
     first = marks()
-    gateway.apply(simple((0, 1)))
-    assert marks() == first, "packets on their way still have the old marks"
+    assert len(set(first.values())) == 8
     gateway.apply(simple((0, 1, 3)))
-    kept = {
-        address: mark for address, mark in first.items() if address not in (target_address(2, 4), target_address(2, 6))
-    }
+    gone = target_address(2, 4), target_address(2, 6)
+    kept = {address: mark for address, mark in first.items() if address not in gone}
     assert marks() == kept
     gateway.apply(simple())
     assert {address: mark for address, mark in marks().items() if address in kept} == kept
     assert len(set(marks().values())) == 8
+
+
+def test_where_packets_under_way_cannot_be_awaited_the_next_change_cleans_up(
+    gateway: Gateway, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nft, "wait_for_packets_under_way", lambda: False)
+    gateway.apply(random_forwarding(rng, 20))
+    gateway.apply(simple(range(3)))
+    litter = tables(gateway.lab)
+    monkeypatch.undo()
+    gateway.apply(simple(range(3)))
+    clean = tables(gateway.lab)
+    assert len(clean[-1]) < len(litter[-1])
+    gateway.apply(simple(range(3)))
+    assert tables(gateway.lab) == clean
+
+
+def test_flows_change_under_traffic_without_loss(gateway: Gateway, rng: random.Random) -> None:
+    """Other flows come and go around the one that has the traffic."""
+    base = simple()
+    packets = [client_packet(rng, rng.choice((4, 6)), protocol=L4Protocol.UDP) for _ in range(400)]
+    expected = expected_targets(base, packets)
+    wires = [build(packet, n) for n, packet in enumerate(packets)]
+    others = [random_forwarding(rng, n) for n in (4, 15)]
+    sets = [base]
+    for other in others:
+        before = tuple(replace(each, protocols=(L4Protocol.SCTP,)) for each in other.flows)
+        sets.append(Forwarding(flows=(*before, *base.flows, *other.flows), pools=(*base.pools, *other.pools)))
+    gateway.apply(base)
+    seen, rounds, changes = streamed(gateway, sets, wires)
+    assert changes > 5
+    assert seen == dict.fromkeys(expected.items(), rounds), f"after {rounds} rounds, {changes} changes"
 
 
 def test_only_the_buckets_that_changed_are_touched(gateway: Gateway) -> None:
@@ -497,11 +538,19 @@ def test_wrong_arguments_are_named_and_change_nothing(gateway: Gateway) -> None:
     before = tables(gateway.lab)
     with pytest.raises(DataplaneError, match=r"no interface net7 in this namespace, only ext0, lo, net1"):
         gateway.apply(simple(), interfaces=("net1", "net7"))
-    stray = Target(service="default/a", slot=0, address=ip_address("192.0.2.7"), pod="")
-    lost = Pool(name="pool-4", version=4, backends=(Backend(service="default/a", weight=1, targets=(stray,)),))
-    with pytest.raises(DataplaneError, match=r"target 192\.0\.2\.7 is on no network of this namespace"):
-        gateway.apply(Forwarding(flows=(flow("route", 4),), pools=(lost,)))
     assert tables(gateway.lab) == before
+
+
+def test_a_target_on_no_network_loses_only_its_own_packets(gateway: Gateway, rng: random.Random) -> None:
+    whole = simple()
+    far = Target(service="default/a", slot=4, address=ip_address("192.0.2.7"), pod="")
+    backend = replace(whole.pools[0].backends[0], targets=(*whole.pools[0].backends[0].targets, far))
+    forwarding = replace(whole, pools=(replace(whole.pools[0], backends=(backend,)), whole.pools[1]))
+    gateway.apply(forwarding)
+    packets = [client_packet(rng, 4) for _ in range(400)]
+    near = {n: target for n, target in expected_targets(forwarding, packets).items() if target != 4}
+    assert 200 < len(near) < 390
+    placed(gateway.lab, (build(packet, n) for n, packet in enumerate(packets)), near)
 
 
 def test_probe_changes_nothing(lab: Lab) -> None:

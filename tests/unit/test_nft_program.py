@@ -19,7 +19,7 @@ from core.model import ANY_PORT, L4Protocol, PortRange
 from live.dataplane.nft_maps import assign, marks_of
 from live.dataplane.nft_program import Destination, Program, compile_program, count_name, flow_key
 from live.dataplane.nft_ranges import cut, merged
-from live.dataplane.nft_tables import Desired, State, transactions
+from live.dataplane.nft_tables import Desired, Plan, State, transactions
 from live.dataplane.nft_wire import DELSETELEM, NEWSETELEM, Marks, Table
 
 ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda pair: (pair[0], sum(pair))), max_size=8)
@@ -150,10 +150,11 @@ def test_a_change_sends_only_the_buckets_that_changed() -> None:
     changed = marks.copy()
     changed[[5, 500]] = 9, 0
     second = desired(changed, first.state())
-    (messages,) = transactions(Table("t"), first.state(), second, 1 << 30)
-    assert [message.kind & 0xFF for message in messages] == [DELSETELEM, NEWSETELEM]
-    assert [len(message.body) for message in messages] == [28 + 2 * 16, 28 + 28], "header, elements"
-    assert transactions(Table("t"), second.state(), second, 1 << 30) == [[]]
+    plan = transactions(Table("t"), first.state(), second, 1 << 30)
+    assert plan.additions == plan.deletions == []
+    assert [message.kind & 0xFF for message in plan.switch] == [DELSETELEM, NEWSETELEM]
+    assert [len(message.body) for message in plan.switch] == [28 + 2 * 16, 28 + 28], "header, elements"
+    assert transactions(Table("t"), second.state(), second, 1 << 30) == Plan([], [], [])
 
 
 def test_small_transactions_add_first_switch_at_once_and_delete_last() -> None:
@@ -163,9 +164,9 @@ def test_small_transactions_add_first_switch_at_once_and_delete_last() -> None:
     second = desired(table_of([2] * 1008 + [1]), first.state(), capacity_bytes)
     assert first.maps.keys() == {"pool-0"}
     assert second.maps.keys() == {"pool-1"}
-    parts = transactions(Table("t"), first.state(), second, capacity_bytes)
-    switch = next(n for n, part in enumerate(parts) if any("rules of chain prerouting" in m.what for m in part))
-    for n, part in enumerate(parts):
-        verbs = {message.what.split()[1] for message in part}
-        assert n == switch or verbs == ({"adding"} if n < switch else {"deleting"})
-    assert sum(len(message.body) + 16 for message in parts[switch]) < capacity_bytes
+    plan = transactions(Table("t"), first.state(), second, capacity_bytes)
+    assert len(plan.additions) > 3
+    assert {message.what.split()[1] for part in plan.additions for message in part} == {"adding"}
+    assert {message.what.split()[1] for part in plan.deletions for message in part} == {"deleting"}
+    assert any("rules of chain prerouting" in message.what for message in plan.switch)
+    assert sum(len(message.body) + 16 for message in plan.switch) < capacity_bytes
