@@ -289,24 +289,34 @@ class Planner:
         return planned.usable.get(version, Usable()) if planned is not None else Usable()
 
     def _attach(self, relations: Relations) -> None:
-        """Brings the attachments of stale Pods up to date."""
+        """Brings the attachments of stale Pods up to date. Pods of the same Services have the same, computed once."""
+        of_services: dict[frozenset[ObjectRef], tuple[Attachment, ...] | None] = {}
         for ref in sorted(self._stale_pods):
-            vips: dict[ObjectRef, list[Prefix]] = {}
-            for service in self._services_of_pod.get(ref, ()):
-                for gateway, found in self._services[service].served.vips.items():
-                    vips.setdefault(gateway, []).extend(found)
-            if ref in self._services_of_pod and not self._services_of_pod[ref]:
-                del self._services_of_pod[ref]
-            attachments = tuple(
-                attachment(vips[gateway], self._gateways[gateway][1].next_hops)
-                for gateway in sorted(vips)
-                if relations.class_of(relations.gateways[gateway]) == names.STATELESS_LOAD_BALANCER
-            )
-            if vips:
+            services = frozenset(self._services_of_pod.get(ref, ()))
+            if not services:
+                self._services_of_pod.pop(ref, None)
+            if services not in of_services:
+                of_services[services] = self._attachments_of(services, relations)
+            attachments = of_services[services]
+            if attachments is not None:
                 self._attachments[ref] = attachments
             else:
                 self._attachments.pop(ref, None)
         self._stale_pods.clear()
+
+    def _attachments_of(self, services: Iterable[ObjectRef], relations: Relations) -> tuple[Attachment, ...] | None:
+        """What a Pod behind these Services needs; None when no gateway reaches it."""
+        vips: dict[ObjectRef, list[Prefix]] = {}
+        for service in services:
+            for gateway, found in self._services[service].served.vips.items():
+                vips.setdefault(gateway, []).extend(found)
+        if not vips:
+            return None
+        return tuple(
+            attachment(vips[gateway], self._gateways[gateway][1].next_hops)
+            for gateway in sorted(vips)
+            if relations.class_of(relations.gateways[gateway]) == names.STATELESS_LOAD_BALANCER
+        )
 
 
 def _candidates(service: Service) -> tuple[str, str, str]:
