@@ -13,10 +13,11 @@ from functools import partial
 
 from core import kube, names
 from core.errors import ApiError
-from core.kube import Informer, Json, ObjectName, Resource
-from core.manifests import render, workloads
+from core.kube import Informer, Json, KubeApi, ObjectName, Resource
+from core.manifests import events, render, workloads
 from core.model import ObjectRef
 from core.plan import Plan, plan
+from core.status import Status
 from live.agent.process import AgentProcess, add_arguments
 from live.apply import Applier
 from live.store import ModelStore
@@ -48,14 +49,13 @@ class Controller:
 
     def __init__(
         self,
-        applier: Applier,
-        delete: Callable[[Resource, str, str], None],
+        api: KubeApi,
         informers: dict[str, Informer],
         build: workloads.Build,
         now: Callable[[], str],
     ) -> None:
-        self._applier = applier
-        self._delete = delete
+        self._api = api
+        self._applier = Applier(api, FIELD_MANAGER)
         self._informers = informers
         self._store = ModelStore([informers[resource.kind] for resource in READ])
         self._build = build
@@ -112,7 +112,7 @@ class Controller:
                 yield partial(self._remove_slice, name)
 
     def _remove_slice(self, name: ObjectName) -> None:
-        self._delete(kube.ENDPOINT_SLICES, *name)
+        self._api.delete(kube.ENDPOINT_SLICES, *name)
         self._applier.forget(kube.ENDPOINT_SLICES, *name)
 
     def _attachments(self, wanted: Plan) -> Iterator[Callable[[], object]]:
@@ -131,8 +131,23 @@ class Controller:
         for status in wanted.statuses:
             current = self._current(status.ref.kind, (status.ref.namespace, status.ref.name))
             if current is not None:
-                body = render.status_object(status, current, now)
-                yield self._apply(_RESOURCES[status.ref.kind], body, current, "status")
+                yield partial(self._write_status, status, current, now)
+
+    def _write_status(self, status: Status, current: Json, now: str) -> None:
+        body = render.status_object(status, current, now)
+        if self._applier.apply(_RESOURCES[status.ref.kind], body, current, "status"):
+            for event in events.news(status, current):
+                self._tell(event, current, now)
+
+    def _tell(self, event: events.Event, about: Json, now: str) -> None:
+        """An Event that the API does not take is lost, as Events may be."""
+        namespace = about["metadata"].get("namespace") or "default"
+        try:
+            existing = self._api.get(kube.EVENTS, namespace, events.event_name(event, about))
+            body = events.event_object(event, about, existing, now)
+            self._api.apply(kube.EVENTS, body, field_manager=FIELD_MANAGER)
+        except ApiError as error:
+            log.warning("an Event is lost", extra={"reason": event.reason, "why": error.message})
 
 
 def rfc3339_now() -> str:
@@ -157,8 +172,7 @@ def main(argv: list[str]) -> int:
             resource.kind: process.watch(resource) for resource in (*READ, kube.DEPLOYMENTS)
         }
         controller = Controller(
-            Applier(process.kube, FIELD_MANAGER),
-            process.kube.delete,
+            process.kube,
             informers,
             workloads.Build(image=options.image, dataplane=options.dataplane),
             rfc3339_now,
