@@ -42,6 +42,7 @@ _DEFRAG_PRIORITY: Final = -300
 """Behind the hook that puts fragments together (-400, NF_IP_PRI_CONNTRACK_DEFRAG)."""
 _INGRESS: Final = "ingress-"
 """Of pins; then the index of the interface, for its name may have dots, which that file system refuses."""
+_FOLDER: Final = "tidegate-"
 _FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PROG_TYPE_SCHED_CLS: Final = 3
 _EINVAL: Final = 22
@@ -51,7 +52,7 @@ def default_pins() -> Path | None:
     """Where the pins of this network namespace are: on the BPF file system that was mounted last; None: there is none."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     found = [Path(fields[1]) for fields in mounts if fields[2] == "bpf"]
-    return found[-1] / f"tidegate-{Path('/proc/thread-self/ns/net').stat().st_ino}" if found else None
+    return found[-1] / f"{_FOLDER}{Path('/proc/thread-self/ns/net').stat().st_ino}" if found else None
 
 
 def probe() -> str | None:
@@ -126,7 +127,9 @@ class TcDataplane:
         targets = {target for pool in forwarding.pools for target in pool.targets}
         self._tell_unreachable(targets, way_out)
         mtus = [link.mtu_bytes for target in targets if (link := way_out.link_of(target.address))]
-        self._pins.mkdir(exist_ok=True)
+        if not self._pins.exists():
+            _sweep(self._pins.parent)
+            self._pins.mkdir()
         entrance, exit_ = tc_slow.ensure(min(mtus, default=1500))
         before = self._tables
         self._fill(forwarding, _records(way_out), entrance.index)
@@ -197,16 +200,15 @@ class TcDataplane:
         slow_names = ("answer", "slow")
         if not all(self._renew(name, programs[f"tg_{name}"], slow.index) for name in slow_names):
             for name in slow_names:
-                (self._pins / name).unlink(missing_ok=True)
-                self._pin_link(name, bpf.link_tcx_ingress(programs[f"tg_{name}"], slow.index))
-        for version, family in _FAMILY.items():
-            name = f"defrag{version}"
-            if not (self._pins / name).exists():
-                self._pin_link(name, bpf.link_netfilter_defrag(programs["tg_defrag"], family, _DEFRAG_PRIORITY))
+                self._pin_anew(name, bpf.link_tcx_ingress(programs[f"tg_{name}"], slow.index))
+            # Whether these are of our namespace nobody can say, so they come and go with the others.
+            for version, family in _FAMILY.items():
+                link = bpf.link_netfilter_defrag(programs["tg_defrag"], family, _DEFRAG_PRIORITY)
+                self._pin_anew(f"defrag{version}", link)
         for link in interfaces:
             name = f"{_INGRESS}{link.index}"
             if not self._renew(name, programs["tg_ingress"], link.index):
-                self._pin_link(name, bpf.link_tcx_ingress(programs["tg_ingress"], link.index))
+                self._pin_anew(name, bpf.link_tcx_ingress(programs["tg_ingress"], link.index))
         wanted = {f"{_INGRESS}{link.index}" for link in interfaces}
         for path in self._pins.glob(f"{_INGRESS}*"):
             if path.name not in wanted:
@@ -224,8 +226,10 @@ class TcDataplane:
         (self._pins / name).unlink()
         return False
 
-    def _pin_link(self, name: str, fd: int) -> None:
+    def _pin_anew(self, name: str, fd: int) -> None:
+        """Pins a link in the place of what was pinned there, and closes its descriptor."""
         with bpf.closing(fd):
+            (self._pins / name).unlink(missing_ok=True)
             bpf.pin(fd, self._pins / name)
 
     # --- the rest of the port ------------------------------------------------------------------------------------------------
@@ -273,6 +277,24 @@ class TcDataplane:
         if self._fragments is not None:
             os.close(self._fragments)
             self._fragments = None
+
+
+def _sweep(root: Path) -> None:
+    """Removes the pins of network namespaces that are gone: a Pod that dies takes its devices along, but no pins."""
+    for folder in root.glob(f"{_FOLDER}*"):
+        slow_links = [path for path in folder.iterdir() if path.name in ("answer", "slow")]
+        if slow_links and not any(map(_is_attached, slow_links)):
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+
+def _is_attached(pin: Path) -> bool:
+    fd = bpf.pinned(pin)
+    if fd is None:
+        return False
+    with bpf.closing(fd):
+        return bpf.link_ifindex(fd) != 0
 
 
 def _records(way_out: Egress) -> Callable[[Target], Record]:

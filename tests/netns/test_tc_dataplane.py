@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -279,6 +280,41 @@ def run_all(program: int, frames: list[bytes]) -> list[int]:
     return [struct.unpack("=i", struct.pack("=I", bpf.run_once(program, f)[0]))[0] for f in frames]
 
 
+def test_pins_of_a_namespace_that_is_gone_are_swept_by_the_next_one(pins: Path) -> None:
+    require("netns", os.geteuid() == 0, "only root makes network namespaces and loads BPF")
+    first, second = pins.parent / "tidegate-1", pins.parent / "tidegate-2"
+    for folder in (first, second):
+        with world(target_count=1) as short_lived:
+            plane = short_lived.gateway.run(partial(tc.TcDataplane, pins=folder))
+            apply(short_lived, plane, simple(short_lived, 4, [0]))
+            assert folder.exists()
+            plane.close()
+        await_end_of_namespaces(folder)
+    assert not first.exists()
+    # A number that a dead namespace had comes back: what it left is replaced.
+    with world(target_count=1) as again:
+        plane = again.gateway.run(partial(tc.TcDataplane, pins=second))
+        forwarding = simple(again, 4, [0])
+        apply(again, plane, forwarding)
+        packets = [sent(udp(4, n), n) for n in range(5)]
+        assert fates(again, packets) == ["target 0"] * 5
+        again.gateway.run(plane.remove)
+    assert not second.exists()
+
+
+def await_end_of_namespaces(folder: Path) -> None:
+    """The kernel takes namespaces apart in the background: until no link in `folder` is attached any more."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        fd = bpf.pinned(folder / "slow")
+        assert fd is not None
+        with bpf.closing(fd):
+            if bpf.link_ifindex(fd) == 0:
+                return
+        assert time.monotonic() < deadline, f"{folder} is still attached"
+        os.sched_yield()
+
+
 def test_a_folder_on_another_file_system_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="BPF file system"):
         tc.TcDataplane(pins=tmp_path / "pins")
@@ -301,9 +337,8 @@ def test_an_object_that_is_none_is_refused(lab: World, pins: Path, tmp_path: Pat
 
 
 def test_the_choice_says_why() -> None:
-    chosen, reason = choose("nft")
-    assert (type(chosen).__name__, reason) == ("NftDataplane", "asked for")
-    _, reason = choose("auto")
-    assert "tc" in reason
+    chosen = choose("nft")
+    assert (chosen.name, type(chosen.dataplane).__name__, chosen.reason) == ("nft", "NftDataplane", "asked for")
+    assert "tc" in choose("auto").reason
     with pytest.raises(InputError, match="auto, tc or nft"):
         choose("xdp")
