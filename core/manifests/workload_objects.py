@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from core import names
@@ -138,27 +139,30 @@ def endpoint_slice(reader: Reader) -> EndpointSlice:
     reserved = _slots(meta.annotations.get(names.SLOTS, ""))
     pending = _json(meta.annotations.get(names.PENDING_VIPS, ""))
     version = {"IPv4": 4, "IPv6": 6}.get(reader.text("addressType"), 0)
+    pending_of = pending if isinstance(pending, dict) else {}
     endpoints = []
+    # A thousand of them, again and again: what has the right type is taken as it is, without a reader for each object.
     for item in reader.objects("endpoints"):
-        target = item.object("targetRef")
-        uid, zone = target.text("uid"), item.text("zone")
-        if uid not in reserved and (slot := _seed_slot(zone)) is not None:
+        target, conditions = item.value.get("targetRef"), item.value.get("conditions")
+        target = target if isinstance(target, dict) else item.object("targetRef").value
+        conditions = conditions if isinstance(conditions, dict) else item.object("conditions").value
+        uid = _text(target, "uid")
+        if uid not in reserved and (slot := _seed_slot(_text(item.value, "zone"))) is not None:
             reserved[uid] = slot
         found = _addresses(item.value.get("addresses"))
         if not uid or uid not in reserved or not found:
             continue
-        conditions = item.object("conditions")
         endpoints.append(
             Endpoint(
                 address=found[0],
-                pod=target.text("name"),
+                pod=_text(target, "name"),
                 pod_uid=uid,
-                node=item.text("nodeName"),
+                node=_text(item.value, "nodeName"),
                 slot=reserved[uid],
-                ready=conditions.flag("ready", True),
-                serving=conditions.flag("serving", True),
-                terminating=conditions.flag("terminating"),
-                pending_vips=_prefixes(pending.get(uid)) if isinstance(pending, dict) else (),
+                ready=_flag(conditions, "ready", True),
+                serving=_flag(conditions, "serving", True),
+                terminating=_flag(conditions, "terminating", False),
+                pending_vips=_prefixes(pending_of[uid]) if uid in pending_of else (),
             )
         )
     return EndpointSlice(
@@ -173,6 +177,16 @@ def endpoint_slice(reader: Reader) -> EndpointSlice:
         reserved=reserved,
         managed_by=meta.labels.get(names.SLICE_MANAGED_BY, ""),
     )
+
+
+def _text(value: Mapping[str, Any], key: str) -> str:
+    text = value.get(key)
+    return text if isinstance(text, str) else ""
+
+
+def _flag(value: Mapping[str, Any], key: str, default: bool) -> bool:
+    flag = value.get(key)
+    return flag if isinstance(flag, bool) else default
 
 
 def _seed_slot(zone: str) -> int | None:
