@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from core.errors import ApiError
@@ -12,7 +12,7 @@ from sim.des.defaults import filled
 from sim.des.kernel import US, Kernel, Process, Signal
 from sim.des.seen import Key, Seen
 
-Wake = Callable[[], None]
+Tell = Callable[[Sequence[Key]], None]
 
 
 class Api:
@@ -27,7 +27,8 @@ class Api:
     def __init__(self, kernel: Kernel, *, watch_s: float) -> None:
         self._kernel = kernel
         self._watch_us = round(watch_s * US)
-        self._stored: dict[Key, Json] = {}
+        self._stored: dict[str, dict[Key, Json]] = {}
+        """By kind."""
         self._by_owner: dict[str, dict[Key, None]] = {}
         """UID of an owner -> what it owns; a dict for its order."""
         self._fields: dict[Key, dict[tuple[str, str], Json]] = {}
@@ -36,7 +37,7 @@ class Api:
         self._made = 0
         self._untold: deque[tuple[int, Key, Json | None, str]] = deque()
         self._written = Signal(kernel)
-        self._watchers: list[tuple[frozenset[str], str, Wake]] = []
+        self._watchers: list[tuple[frozenset[str], str, Tell]] = []
         self.seen = Seen()
         """What every client that watches knows."""
         kernel.start(self._tell())
@@ -50,23 +51,20 @@ class Api:
 
     def get(self, kind: str, namespace: str, name: str) -> Json | None:
         """The object as it is stored."""
-        return self._stored.get((kind, namespace, name))
+        return self._stored.get(kind, {}).get((kind, namespace, name))
 
     def objects(self, kinds: Iterable[str]) -> tuple[Json, ...]:
         """The stored objects of some kinds, in the order of kinds, then of creation."""
-        wanted: dict[str, list[Json]] = {kind: [] for kind in kinds}
-        for (kind, _, _), obj in self._stored.items():
-            if kind in wanted:
-                wanted[kind].append(obj)
-        return tuple(obj for some in wanted.values() for obj in some)
+        return tuple(obj for kind in kinds for obj in self._stored.get(kind, {}).values())
 
     def owned(self, uid: str) -> tuple[Json, ...]:
         """The objects that name this owner, in the order of their creation."""
-        return tuple(self._stored[key] for key in self._by_owner.get(uid, ()))
+        return tuple(self._stored[key[0]][key] for key in self._by_owner.get(uid, ()))
 
-    def watch(self, kinds: Iterable[str], wake: Wake, *, client: str = "") -> Callable[[], None]:
-        """Calls `wake` when `seen` has changed in one of `kinds`, but for what `client` wrote itself. Returns what ends it."""
-        watcher = (frozenset(kinds), client, wake)
+    def watch(self, kinds: Iterable[str], tell: Tell, *, client: str = "") -> Callable[[], None]:
+        """Calls `tell` with the objects of `kinds` in which `seen` has changed, but for what `client` wrote itself. Returns what ends
+        it."""
+        watcher = (frozenset(kinds), client, tell)
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
@@ -76,7 +74,7 @@ class Api:
         """The object after a server-side apply. Raises ApiError: 404 for a subresource of nothing, 409 when the UID is another's."""
         metadata = obj["metadata"]
         key = (resource.kind, metadata.get("namespace", ""), metadata["name"])
-        current = self._stored.get(key)
+        current = self.get(*key)
         if current is None:
             if subresource:
                 raise ApiError(404, "NotFound", f"{resource.plural} {metadata['name']!r} not found")
@@ -91,14 +89,14 @@ class Api:
     def create(self, resource: Resource, obj: Json, *, client: str) -> Json:
         """The created object. Raises ApiError: 409 when its name is taken."""
         key = (resource.kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
-        if key in self._stored:
+        if self.get(*key) is not None:
             raise ApiError(409, "AlreadyExists", f"{resource.plural} {key[2]!r} already exists")
         return self._create(key, obj, client)
 
     def patch(self, resource: Resource, namespace: str, name: str, patch: Json, *, client: str) -> Json:
         """The object after a merge patch. Raises ApiError: 404."""
         key = (resource.kind, namespace, name)
-        current = self._stored.get(key)
+        current = self.get(*key)
         if current is None:
             raise ApiError(404, "NotFound", f"{resource.plural} {name!r} not found")
         return self._store(key, current, merged(current, {}, patch), client)
@@ -106,7 +104,7 @@ class Api:
     def delete(self, resource: Resource, namespace: str, name: str, *, now: bool = False, client: str = "") -> None:
         """Deletes an object and what it owns. A Pod on a node stays, marked, until its kubelet deletes it `now`."""
         key = (resource.kind, namespace, name)
-        current = self._stored.get(key)
+        current = self.get(*key)
         if current is None:
             return
         if resource.kind == "Pod" and not now and current["spec"].get("nodeName"):
@@ -148,12 +146,12 @@ class Api:
     def _write(self, key: Key, obj: Json, client: str) -> Json:
         self._version += 1
         obj = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self._version)}}
-        self._stored[key] = obj
+        self._stored.setdefault(key[0], {})[key] = obj
         self._note(key, obj, client)
         return obj
 
     def _remove(self, key: Key, obj: Json, client: str) -> None:
-        del self._stored[key]
+        del self._stored[key[0]][key]
         del self._fields[key]
         for owner in obj["metadata"].get("ownerReferences") or ():
             self._by_owner.get(owner["uid"], {}).pop(key, None)
@@ -174,16 +172,16 @@ class Api:
             if not self._untold:
                 yield self._written.next
             yield self._kernel.until_us(self._untold[0][0])
-            woken: dict[Wake, None] = {}
+            told: dict[Tell, list[Key]] = {}
             while self._untold and self._untold[0][0] <= self._kernel.now_us:
                 _, key, obj, client = self._untold.popleft()
                 self.seen.put(key, obj)
                 self._kernel.under_way -= 1
-                woken |= {
-                    wake: None for kinds, own, wake in self._watchers if key[0] in kinds and (not own or own != client)
-                }
-            for wake in woken:
-                wake()
+                for kinds, own, tell in self._watchers:
+                    if key[0] in kinds and (not own or own != client):
+                        told.setdefault(tell, []).append(key)
+            for tell, keys in told.items():
+                tell(keys)
 
 
 _NOT_SPEC = ("metadata", "status")

@@ -20,7 +20,7 @@ from core.kube import (
     Resource,
 )
 from core.manifests import render, workloads
-from core.model import ObjectRef
+from core.model import Attachment, ObjectRef
 from core.objects import Objects
 from core.plan import Plan
 from sim.des.fabric import PodPlace
@@ -59,6 +59,8 @@ class Controller:
         self._name = place.name
         self._tell_ready = tell_ready
         self._build = build
+        self._attached: dict[str, tuple[Attachment, ...]] = {}
+        """Pod UID -> the attachments that were applied last."""
         self._applied: dict[tuple[str, str, str, str], object] = {}
         """(kind, namespace, name, subresource) -> the value that was made JSON and applied last."""
 
@@ -112,12 +114,16 @@ class Controller:
                 self._parts.api.delete(ENDPOINT_SLICES, stored.meta.namespace, stored.meta.name, client=CLIENT)
 
     def _attachments(self, wanted: Plan, objects: Objects) -> None:
+        attached = {}
         for pod in objects.pods:
-            attachments = wanted.attachments.get(pod.meta.ref, ())
-            if attachments or names.ATTACHMENT in pod.meta.annotations:
+            ref, uid = pod.meta.ref, pod.meta.uid
+            attachments = attached[uid] = wanted.attachments.get(ref, ())
+            there = self._parts.api.get("Pod", ref.namespace, ref.name)
+            if self._attached.get(uid, ()) != attachments and there is not None:
                 annotations = {names.ATTACHMENT: render.attachment_text(attachments)} if attachments else {}
-                body = partial(render.head, pod.meta.ref, uid=pod.meta.uid, annotations=annotations)
-                self._apply(PODS, pod.meta.ref, (pod.meta.uid, attachments), body, "status")
+                body = render.head(ref, uid=uid, annotations=annotations)
+                self._parts.api.apply(PODS, body, client=CLIENT, subresource="status")
+        self._attached = attached
 
     def _statuses(self, wanted: Plan) -> None:
         now = self._parts.kernel.wall()

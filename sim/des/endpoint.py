@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from core import names
 from core.kube import PODS
@@ -48,11 +49,10 @@ class EndpointAgent:
             text = annotations.get(names.ATTACHMENT)
             if text is None and names.ATTACHED not in annotations:
                 continue
-            wanted = render.read_attachments(text or "[]")
+            wanted, report = _meaning(text or "[]")
             if wanted != place.attachments:
                 place.attachments = wanted
                 changed = True
-            report = render.attached_text(in_place(wanted))
             if annotations.get(names.ATTACHED) != report:
                 ref = ObjectRef(kind="Pod", namespace=place.namespace, name=place.name)
                 body = render.head(ref, uid=place.uid, annotations={names.ATTACHED: report})
@@ -60,6 +60,13 @@ class EndpointAgent:
         if changed:
             self._parts.fabric.changed.fire()
         self._tell_ready(True)
+
+
+@lru_cache(maxsize=256)
+def _meaning(text: str) -> tuple[tuple[Attachment, ...], str]:
+    """The attachments that an annotation holds, and the annotation that reports them when they are in place."""
+    attachments = render.read_attachments(text)
+    return attachments, render.attached_text(in_place(attachments))
 
 
 def in_place(attachments: tuple[Attachment, ...]) -> tuple[Prefix, ...]:

@@ -131,8 +131,8 @@ class Loop:
         self._stopped = False
         kernel.start(self._run())
 
-    def wake(self) -> None:
-        """Something has changed."""
+    def wake(self, _changed: object = None) -> None:
+        """Something has changed; each turn looks at everything."""
         if not self._due and not self._stopped:
             self._due = True
             self._kernel.under_way += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from core import names
@@ -18,6 +18,7 @@ from sim.des.api import Api
 from sim.des.fabric import Fabric, PodPlace
 from sim.des.kernel import Kernel, Process, Signal
 from sim.des.latencies import Latencies
+from sim.des.seen import Key
 
 CLIENT = "kubelet"
 MULTUS = "multus"
@@ -66,7 +67,7 @@ class Nodes:
         self.addresses = Addresses()
         self._cluster = ClusterNetwork()
         self._numbers: dict[str, int] = {}
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[Key, _Run] = {}
         self._configs: dict[str, tuple[Json, NetworkConfig]] = {}
         api.watch(["Pod"], self._pods_changed, client=CLIENT)
 
@@ -83,18 +84,19 @@ class Nodes:
         }
         self.api.apply(NODES, node, client=CLIENT)
 
-    def _pods_changed(self) -> None:
-        there = set()
-        for pod in self.api.seen.of_kind("Pod"):
-            uid = pod["metadata"]["uid"]
-            there.add(uid)
-            run = self._runs.get(uid)
+    def _pods_changed(self, keys: Sequence[Key]) -> None:
+        for key in dict.fromkeys(keys):
+            pod = self.api.seen.get(*key)
+            run = self._runs.get(key)
+            if run is not None and (pod is None or pod["metadata"]["uid"] != run.uid):
+                self._runs.pop(key).delete()
+                run = None
+            if pod is None:
+                continue
             if run is None and pod["spec"].get("nodeName") in self._numbers:
-                run = self._runs[uid] = _Run(self, pod)
+                run = self._runs[key] = _Run(self, pod)
             if run is not None and "deletionTimestamp" in pod["metadata"]:
                 run.delete()
-        for uid in [uid for uid in self._runs if uid not in there]:
-            self._runs.pop(uid).delete()
 
     # --- what a Pod's run needs ---------------------------------------------------------------------------------------------------
 
@@ -163,6 +165,10 @@ class _Run:
         self._started_s = self._kernel.epoch_s()
         self._problem = self._plan()
         self._kernel.start(self._run())
+
+    @property
+    def uid(self) -> str:
+        return self._place.uid
 
     def delete(self) -> None:
         """The Pod is to end."""

@@ -21,6 +21,7 @@ from sim.cluster.workload_status import daemon_set_status, deployment_status, sa
 from sim.des.api import Api
 from sim.des.kernel import Kernel, Loop
 from sim.des.latencies import Latencies
+from sim.des.seen import Key
 
 CLIENT = "workload-controller"
 OWNERS = {"Deployment": DEPLOYMENTS, "DaemonSet": DAEMON_SETS}
@@ -43,10 +44,24 @@ class Workloads:
         """How many Pods each owner (by UID) has been given."""
         self._revisions: dict[str, tuple[Json, str]] = {}
         """UID of an owner -> its template and the template's revision."""
-        self._looked_at: dict[str, tuple[Json, tuple[Json, ...], tuple[str, ...]]] = {}
-        """UID of an owner -> what it, its Pods and the nodes were when nothing was left to do."""
-        loop = Loop(kernel, self._turn, turn_s=latencies.plan_s, window_s=0.0)
-        api.watch(("Pod", "Node", *OWNERS), loop.wake)
+        self._views: dict[Key, tuple[Json, PodView]] = {}
+        """The Pods, and how a rollout sees them."""
+        self._visible: dict[Key, tuple[bool, bool, bool]] = {}
+        self._loop = Loop(kernel, self._turn, turn_s=latencies.plan_s, window_s=0.0)
+        api.watch(("Node", *OWNERS), self._loop.wake)
+        api.watch(["Pod"], self._pods_changed)
+
+    def _pods_changed(self, keys: Sequence[Key]) -> None:
+        """Most changes of Pods mean nothing to a rollout."""
+        for key in keys:
+            pod = self._api.seen.get(*key)
+            if pod is None:
+                self._visible.pop(key, None)
+                self._views.pop(key, None)
+                self._loop.wake()
+            elif _visible(pod) != self._visible.get(key):
+                self._visible[key] = _visible(pod)
+                self._loop.wake()
 
     def _turn(self) -> None:
         nodes = tuple(sorted(node["metadata"]["name"] for node in self._api.objects(["Node"])))
@@ -57,25 +72,24 @@ class Workloads:
                 self._schedule(pod, nodes)
 
     def _reconcile(self, owner: Json, nodes: tuple[str, ...]) -> None:
-        kind, uid = owner["kind"], owner["metadata"]["uid"]
-        pods = self._api.owned(uid)
-        known = self._looked_at.get(uid)
-        if known is not None and known[0] is owner and known[2] == nodes and _same(known[1], pods):
-            return
+        kind = owner["kind"]
         revision = self._revision(owner)
-        own = sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
-        live = [_view(pod, kind) for pod in own if "deletionTimestamp" not in pod["metadata"]]
+        own = sorted(self._api.owned(owner["metadata"]["uid"]), key=lambda pod: str(pod["metadata"]["name"]))
+        live = [self._view(pod, kind) for pod in own if "deletionTimestamp" not in pod["metadata"]]
         ending = [pod for pod in own if "deletionTimestamp" in pod["metadata"]]
         step = self._step(owner, revision, live, ending, nodes)
         for gone in step.delete:
             self._api.delete(PODS, owner["metadata"]["namespace"], gone.name, client=CLIENT)
-        live += [_view(self._create(owner, revision, node), kind) for node in step.create_on]
+        live += [self._view(self._create(owner, revision, node), kind) for node in step.create_on]
         left = {pod.name for pod in step.delete}
         self._write_status(owner, revision, [pod for pod in live if pod.name not in left], nodes)
-        self._looked_at[uid] = (self._stored(owner), self._api.owned(uid), nodes)
 
-    def _stored(self, owner: Json) -> Json:
-        return self._api.get(owner["kind"], owner["metadata"]["namespace"], owner["metadata"]["name"]) or owner
+    def _view(self, pod: Json, kind: str) -> PodView:
+        key = ("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        known = self._views.get(key)
+        if known is None or known[0] is not pod:
+            known = self._views[key] = (pod, _view(pod, kind))
+        return known[1]
 
     def _revision(self, owner: Json) -> str:
         uid, template = owner["metadata"]["uid"], owner["spec"]["template"]
@@ -160,18 +174,22 @@ class Workloads:
             self._api.apply(OWNERS[owner["kind"]], wanted, client=CLIENT, subresource="status")
 
 
-def _same(some: Sequence[Json], others: Sequence[Json]) -> bool:
-    """Whether the very same objects are in both."""
-    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
+def _visible(pod: Json) -> tuple[bool, bool, bool]:
+    """What a rollout sees of a Pod that can change: whether it has a node, is being deleted, is ready."""
+    return bool(pod["spec"].get("nodeName")), "deletionTimestamp" in pod["metadata"], _is_ready(pod)
+
+
+def _is_ready(pod: Json) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _view(pod: Json, kind: str) -> PodView:
     metadata = pod["metadata"]
-    conditions = (pod.get("status") or {}).get("conditions") or ()
     return PodView(
         name=metadata["name"],
         uid=metadata["uid"],
         revision=(metadata.get("labels") or {}).get(HASH_LABEL[kind], ""),
         node=pod["spec"].get("nodeName", ""),
-        ready=any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
+        ready=_is_ready(pod),
     )
