@@ -31,7 +31,6 @@ _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _INFO = 5, 6, 7, 10, 15
 _LOOKUP_BATCH, _UPDATE_BATCH, _LINK_CREATE, _LINK_UPDATE = 24, 26, 28, 29
 
 TCX_INGRESS: Final = 46
-NETFILTER: Final = 45
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -134,26 +133,14 @@ def possible_cpus() -> int:
 # --- programs and links ----------------------------------------------------------------------------------------------------
 
 
-def load_trivial(program_type: int, attach_type: int = 0) -> int:
+def load_trivial(program_type: int) -> int:
     """A program of two instructions that returns 0: what a probe asks the kernel for."""
     instructions = ctypes.create_string_buffer(
         struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0), 16
     )
     licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
     attributes = struct.pack(
-        "=IIQQIIQII16sII",
-        program_type,
-        2,
-        _address(instructions),
-        _address(licence),
-        0,
-        0,
-        0,
-        0,
-        0,
-        b"",
-        0,
-        attach_type,
+        "=IIQQIIQII16sII", program_type, 2, _address(instructions), _address(licence), 0, 0, 0, 0, 0, b"", 0, 0
     )
     return _bpf(_PROG_LOAD, attributes, "loading a BPF program")[0]
 
@@ -162,14 +149,6 @@ def link_tcx_ingress(program: int, ifindex: int) -> int:
     """Attaches a program to the ingress of an interface of this network namespace, for as long as the link lives."""
     attributes = struct.pack("=IIII", program, ifindex, TCX_INGRESS, 0)
     return _bpf(_LINK_CREATE, attributes, f"attaching BPF to the ingress of interface {ifindex}")[0]
-
-
-def link_netfilter_defrag(program: int, family: int, priority: int) -> int:
-    """Attaches a program to the prerouting hook of `family` (AF_INET, AF_INET6 are the kernel's NFPROTO numbers, too) behind the
-    hook that puts fragments together, which the kernel then turns on. Linux 6.6."""
-    prerouting, defragment = 0, 1
-    attributes = struct.pack("=IIIIIIiI", program, 0, NETFILTER, 0, family, prerouting, priority, defragment)
-    return _bpf(_LINK_CREATE, attributes, f"attaching BPF to netfilter's prerouting of family {family}")[0]
 
 
 def update_link(link: int, program: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
-from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -28,10 +28,7 @@ _SIGNATURES: Final[dict[str, tuple[object, list[object]]]] = {
     "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
     "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
     "bpf_map__set_initial_value": (c_int, [c_void_p, c_char_p, c_size_t]),
-    "bpf_program__set_type": (c_int, [c_void_p, c_int]),
-    "bpf_program__set_expected_attach_type": (c_int, [c_void_p, c_int]),
     "bpf_program__set_log_buf": (c_int, [c_void_p, c_void_p, c_size_t]),
-    "bpf_program__set_log_level": (c_int, [c_void_p, c_uint32]),
     "bpf_program__fd": (c_int, [c_void_p]),
     "libbpf_set_print": (c_void_p, [_LogFunction]),
 }
@@ -73,12 +70,10 @@ def load(
     maps: Mapping[str, int],
     constants: bytes,
     programs: Sequence[str],
-    types: Mapping[str, tuple[int, int]],
 ) -> dict[str, int]:
     """Descriptors of the `programs` of the object at `path`, by name; the caller closes them.
 
-    `maps` are descriptors by name, which stay the caller's; `constants` is the whole content of .rodata; `types` gives (program type,
-    attach type) for programs whose section this libbpf may not know.
+    `maps` are descriptors by name, which stay the caller's; `constants` is the whole content of .rodata.
 
     Raises DataplaneError with the end of the verifier's log when the kernel refuses a program.
     """
@@ -92,9 +87,6 @@ def load(
         found = {name: _program(library, handle, path, name) for name in programs}
         for name, program in found.items():
             library.bpf_program__set_log_buf(program, logs[name], len(logs[name]))
-            if name in types:
-                library.bpf_program__set_type(program, types[name][0])
-                library.bpf_program__set_expected_attach_type(program, types[name][1])
         error = library.bpf_object__load(handle)
         if error:
             raise DataplaneError(_refusal(path, -error, {name: log.value for name, log in logs.items()}))

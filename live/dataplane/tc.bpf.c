@@ -6,7 +6,6 @@
  *   tg_ingress   at the ingress of every interface that VIP traffic may come from
  *   tg_answer    at the end of the slow device: packets to be answered
  *   tg_slow      behind it: fragments that the kernel has put in order
- *   tg_defrag    a netfilter hook that does nothing: that it is there makes the kernel put the marked fragments in order
  *
  * Maps are in tc_maps.h; live/dataplane/tc_program.py makes and fills them.
  */
@@ -333,10 +332,4 @@ int tg_slow(struct __sk_buff *skb)
 	verdict = balance(skb, true);
 	/* Nothing goes up from here: no VIP is local. */
 	return verdict == NEXT ? TC_ACT_SHOT : verdict;
-}
-
-SEC("netfilter")
-int tg_defrag(void *context)
-{
-	return 1; /* NF_ACCEPT */
 }

@@ -38,11 +38,11 @@ log = logging.getLogger(__name__)
 
 ANSWERS_PER_S: Final = 1000
 """RST and ICMP errors, of each CPU."""
-_DEFRAG_PRIORITY: Final = -300
-"""Behind the hook that puts fragments together (-400, NF_IP_PRI_CONNTRACK_DEFRAG)."""
 _INGRESS: Final = "ingress-"
 """Of pins; then the index of the interface, for its name may have dots, which that file system refuses."""
 _FOLDER: Final = "tidegate-"
+_SLOW: Final = ("answer", "slow")
+"""Programs and pins of the slow device, in the order in which they run."""
 _FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PROG_TYPE_SCHED_CLS: Final = 3
 _EINVAL: Final = 22
@@ -79,7 +79,6 @@ def why_not_bpf() -> str | None:
                 # Interface 0 does not exist; a kernel without tcx does not even look for it.
                 if error.errno == _EINVAL:
                     return "this kernel has no tcx links (Linux 6.6 has)"
-        os.close(bpf.load_trivial(32, bpf.NETFILTER))
     except DataplaneError as error:
         return f"BPF may not be used: {error}"
     return None
@@ -196,15 +195,10 @@ class TcDataplane:
         """Gives every link our program: those of the slow device first, so that nothing is sent there in vain."""
         assert self._tables is not None
         programs = self._tables.program.programs
-        # In this order they run: both anew if one is missing.
-        slow_names = ("answer", "slow")
-        if not all(self._renew(name, programs[f"tg_{name}"], slow.index) for name in slow_names):
-            for name in slow_names:
+        # They run in the order in which they were attached: both anew if one is missing.
+        if not all(self._renew(name, programs[f"tg_{name}"], slow.index) for name in _SLOW):
+            for name in _SLOW:
                 self._pin_anew(name, bpf.link_tcx_ingress(programs[f"tg_{name}"], slow.index))
-            # Whether these are of our namespace nobody can say, so they come and go with the others.
-            for version, family in _FAMILY.items():
-                link = bpf.link_netfilter_defrag(programs["tg_defrag"], family, _DEFRAG_PRIORITY)
-                self._pin_anew(f"defrag{version}", link)
         for link in interfaces:
             name = f"{_INGRESS}{link.index}"
             if not self._renew(name, programs["tg_ingress"], link.index):
@@ -282,7 +276,7 @@ class TcDataplane:
 def _sweep(root: Path) -> None:
     """Removes the pins of network namespaces that are gone: a Pod that dies takes its devices along, but no pins."""
     for folder in root.glob(f"{_FOLDER}*"):
-        slow_links = [path for path in folder.iterdir() if path.name in ("answer", "slow")]
+        slow_links = [folder / name for name in _SLOW if (folder / name).exists()]
         if slow_links and not any(map(_is_attached, slow_links)):
             for path in folder.iterdir():
                 path.unlink()

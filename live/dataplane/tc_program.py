@@ -29,7 +29,6 @@ COUNTER_BYTES: Final = 16
 FRAGMENT_SHAPE: Final = (MapType.LRU_HASH, 40, 48, 16384)
 REJECT_TARGET: Final = 0xFFFF_FFFF
 
-_PROG_TYPE_NETFILTER: Final = 32
 _MAPS_AT_ONCE: Final = 128
 """Descriptors are open for that many tables at a time."""
 
@@ -130,8 +129,7 @@ class Program:
                     constants.answers_per_s,
                     constants.fragment_hold_ms,
                 ),
-                programs=("tg_ingress", "tg_answer", "tg_slow", "tg_defrag"),
-                types={"tg_defrag": (_PROG_TYPE_NETFILTER, bpf.NETFILTER)},
+                programs=("tg_ingress", "tg_answer", "tg_slow"),
             )
         except BaseException:
             self.close()
