@@ -33,6 +33,11 @@ class KubeClient:
         self.close()
 
     @property
+    def server(self) -> str:
+        """Where the API server is, as a URL."""
+        return self._http.server
+
+    @property
     def informers(self) -> tuple[WatchingInformer, ...]:
         with self._lock:
             return tuple(self._informers)

@@ -129,6 +129,11 @@ class KubeHttp:
             allowed_methods={"GET"}, respect_retry_after_header=False,
         )  # fmt: skip
 
+    @property
+    def server(self) -> str:
+        """Where the API server is, as a URL without a slash at its end."""
+        return str(self._configuration.host).rstrip("/")
+
     def request(
         self,
         method: str,
@@ -184,7 +189,7 @@ class KubeHttp:
         *,
         retries: urllib3.Retry | bool,
     ) -> urllib3.BaseHTTPResponse:
-        url = self._configuration.host.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
+        url = self.server + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
         with self._credentials:  # renewing a token may run a program and rewrites the configuration
             self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import live
 import sim.cluster
@@ -102,11 +102,27 @@ class RealApiServer(RealControlPlane):
 
 
 def make_api_server(
-    which: ApiServer, network: VirtualNetwork, *, run_dir: Path, log_dir: Path, cluster: ClusterNetwork
+    which: ApiServer,
+    network: VirtualNetwork,
+    *,
+    run_dir: Path,
+    log_dir: Path,
+    cluster: ClusterNetwork,
+    allow_faults: bool = False,
 ) -> ApiServerOfRun:
-    """The API server of a run, not started yet. Raises MachineError when this machine lacks what it takes."""
-    make: Callable[..., ApiServerOfRun] = {ApiServer.IMITATED: ImitatedApiServer, ApiServer.REAL: RealApiServer}[which]
-    return make(network, run_dir=run_dir, log_dir=log_dir, cluster=cluster)
+    """The API server of a run, not started yet; `allow_faults` is for the imitated one.
+
+    Raises MachineError when this machine lacks what it takes.
+    """
+    match which:
+        case ApiServer.IMITATED:
+            return ImitatedApiServer(
+                network, run_dir=run_dir, log_dir=log_dir, cluster=cluster, allow_faults=allow_faults
+            )
+        case ApiServer.REAL:
+            return RealApiServer(network, run_dir=run_dir, log_dir=log_dir, cluster=cluster)
+        case _:
+            assert_never(which)
 
 
 def binaries() -> Path:

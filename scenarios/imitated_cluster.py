@@ -3,6 +3,7 @@ install on it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,16 +24,29 @@ class ImitatedCluster:
     """Parts that are started one after the other, and stopped in reverse."""
 
     def __init__(
-        self, network: VirtualNetwork, *, logs: Path, nodes: int, dataplane: str, api: ApiServer = ApiServer.IMITATED
+        self,
+        network: VirtualNetwork,
+        *,
+        logs: Path,
+        nodes: int,
+        dataplane: str,
+        api: ApiServer = ApiServer.IMITATED,
+        allow_faults: bool = False,
     ) -> None:
-        """Raises MachineError when this machine lacks what `api` takes."""
+        """`allow_faults`: the imitated API server takes orders to misbehave (sim.cluster.apimachinery.faults).
+
+        Raises MachineError when this machine lacks what `api` takes.
+        """
         self._network = network
         self._logs = logs
         self._nodes = tuple(f"node-{number}" for number in range(1, nodes + 1))
         self._dataplane = dataplane
         self._addresses = ClusterNetwork()
         self._exits = ExitStack()
-        self._api_server = make_api_server(api, network, run_dir=RUN_DIR, log_dir=logs, cluster=self._addresses)
+        self._api_server = make_api_server(
+            api, network, run_dir=RUN_DIR, log_dir=logs, cluster=self._addresses, allow_faults=allow_faults
+        )
+        self._kubelet: Kubelet | None = None
 
     def start_api_server(self) -> Path:
         """Starts the API server; returns the kubeconfig when it answers."""
@@ -60,6 +74,7 @@ class ImitatedCluster:
             ),
             self._addresses,
         )
+        self._kubelet = kubelet
         kubelet.start()
         self._exits.callback(kubelet.stop)
         for resource, obj in self._installed():
@@ -72,6 +87,12 @@ class ImitatedCluster:
         (endpoint,) = (document.json() for document in read_documents(DEPLOY / "endpoint.yaml"))
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": controller["metadata"]["namespace"]}}
         return [(NAMESPACES, namespace), (DEPLOYMENTS, controller), (DAEMON_SETS, endpoint)]
+
+    def pids(self, host: str) -> Mapping[str, int]:
+        """The PIDs of a Pod's containers by name; see `Kubelet.pids`. Raises KeyError when no such Pod runs."""
+        if self._kubelet is None:
+            raise KeyError(host)
+        return self._kubelet.pids(host)
 
     def stop(self) -> None:
         """Ends what was started."""

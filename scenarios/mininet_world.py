@@ -47,7 +47,11 @@ class MininetWorld:
 
     name = "mininet"
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, *, allow_faults: bool = False) -> None:
+        """`logs`: the folder of all processes' logs. `allow_faults`: the imitated API server takes orders to misbehave."""
+        self._allow_faults = allow_faults
+        self._cluster: ImitatedCluster | None = None
+        self._client: KubeClient | None = None
         self._start_s = time.monotonic()
         self._logs = logs
         self._exits = ExitStack()
@@ -70,12 +74,13 @@ class MininetWorld:
     def start(self, scenario: Scenario) -> None:
         self._scenario_name = scenario.name
         self._api = scenario.api
-        cluster = ImitatedCluster(
+        self._cluster = cluster = ImitatedCluster(
             self._network,
             logs=self._logs,
             nodes=scenario.topology.nodes,
             dataplane=scenario.dataplane.value,
             api=scenario.api,
+            allow_faults=self._allow_faults,
         )
         self._network.start()
         self._exits.callback(self._network.stop)
@@ -85,6 +90,7 @@ class MininetWorld:
             self._add_router(router)
         api: KubeClient = connect(kubeconfig)
         self._exits.callback(api.close)
+        self._client = api
         cluster.start(api)
         self._view = ClusterView(api, self._changed)
 
@@ -222,6 +228,28 @@ class MininetWorld:
             )
             for view in self._network.hosts()
         ]
+
+    @property
+    def api(self) -> KubeClient:
+        """The run's own client of the API."""
+        if self._client is None:
+            raise AssertionError("the world has not started")
+        return self._client
+
+    @property
+    def network(self) -> VirtualNetwork:
+        """The hosts and their namespaces."""
+        return self._network
+
+    def pids(self, host: str) -> Mapping[str, int]:
+        """The PIDs of the containers of a Pod that runs, by their names. Raises KeyError when none of that name runs."""
+        if self._cluster is None:
+            raise KeyError(host)
+        return self._cluster.pids(host)
+
+    def speaker(self, router: str) -> BirdSpeaker:
+        """The BGP speaker of a router outside."""
+        return self._speakers[router][1]
 
     def status(self) -> dict[str, Any]:
         """What is up, for `scenarios.testbed`."""

@@ -1,4 +1,5 @@
-"""Tests marked ``sandbox`` run each in its own throw-away namespaces; nothing that they start outlives them."""
+"""Tests marked ``sandbox`` run each in its own throw-away namespaces; nothing that they start outlives them. The tests of a module
+that is marked ``shared_sandbox`` run in namespaces that they share."""
 
 from __future__ import annotations
 
@@ -12,23 +13,52 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from sim.net import capabilities, pid1
+from tests.netns import _shared_sandbox
+from tests.netns._shared_sandbox import SharedSandbox, shared_by
+
+_SHARED = pytest.StashKey[SharedSandbox]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sandbox: runs in throw-away network, mount and PID namespaces")
+    config.addinivalue_line("markers", f"{_shared_sandbox.MARK}: the module's tests share such namespaces")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    if item.get_closest_marker("sandbox") is None or not capabilities.probe("namespaces").available:
+    shared = item.get_closest_marker(_shared_sandbox.MARK) is not None
+    if not (shared or item.get_closest_marker("sandbox")) or not capabilities.probe("namespaces").available:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in _run_in_sandbox(item):
+    for report in _run_in_shared_sandbox(item, nextitem) if shared else _run_in_sandbox(item):
         item.ihook.pytest_runtest_logreport(report=report)
     # What was set up here for tests before this one, and is not for the next one, is taken down now: nobody else does.
     item.session._setupstate.teardown_exact(nextitem)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A session that was cut short leaves no sandbox behind."""
+    child = session.config.stash.get(_SHARED, None)
+    if child is not None:
+        child.kill()
+
+
+def _run_in_shared_sandbox(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    """The reports of the test, which the child of its module has run; the child ends after the module's last test."""
+    stash = item.config.stash
+    child = stash.get(_SHARED, None)
+    if child is None or not child.alive or child.shared_by != shared_by(item):
+        child = stash[_SHARED] = SharedSandbox(item)
+    try:
+        reports = child.run(item, nextitem)
+    except BaseException:
+        child.kill()
+        raise
+    if nextitem is None or shared_by(nextitem) != child.shared_by:
+        child.close()
+    return reports
 
 
 def _run_in_sandbox(item: pytest.Item) -> list[pytest.TestReport]:
@@ -68,6 +98,6 @@ def _run_in_sandbox(item: pytest.Item) -> list[pytest.TestReport]:
 def _namespaces_or_skip(request: pytest.FixtureRequest) -> None:
     from tests.conftest import require
 
-    if request.node.get_closest_marker("sandbox") is not None:
+    if any(request.node.get_closest_marker(mark) is not None for mark in ("sandbox", _shared_sandbox.MARK)):
         capability = capabilities.probe("namespaces")
         require("netns", capability.available, f"{capability.detail}; {capability.remedy}")

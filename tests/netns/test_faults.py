@@ -1,0 +1,164 @@
+"""The gateway is hurt while 200 connections run: nothing breaks that need not, and everything is again as the plan says.
+
+Both data planes; each has one world, which its tests use one after the other, and which every test leaves as it should be.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core import kube
+from core.model import Pod
+from live.dataplane.nft_marks import MARK_BASE
+from live.rtnetlink import Change, RouteSocket, RuleSpec
+from sim.net.impair import Impairments
+from sim.net.topology import processes_in
+from tests.netns._converged import assert_converged, differences
+from tests.netns._world import ROUTER, Held, World, require_world
+
+pytestmark = pytest.mark.shared_sandbox
+
+AT_ONCE_S = 1.0
+"""Far below what BFD takes to notice anything (1.5 s)."""
+
+
+@pytest.fixture(scope="module", params=["tc", "nft"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    require_world(request.param)
+    world = World(request.param, tmp_path_factory.mktemp(f"world-{request.param}"))
+    world.start()
+    yield world
+    world.mininet.stop()
+
+
+def next_hops(world: World) -> set[str]:
+    """The gateway pods over which the router outside reaches the VIP."""
+    (vip,) = {vip for planned, _ in world.view().balancers() for vip in planned.vips}
+    return {str(hop) for hop in world.mininet.speaker(ROUTER).observe().next_hops(vip)}
+
+
+def outside_address(pod: Pod) -> str:
+    """Where the router outside sees a gateway pod."""
+    return next(str(n.addresses[0]) for n in pod.networks if n.name == "vlan-200")
+
+
+def test_the_check_notices_what_is_too_much(world: World) -> None:
+    """A check that finds nothing wherever one looks would pass every test here."""
+    assert_converged(world)
+    pod, target = world.gateway_pods()[0], world.targets()[0]
+    left_over = RuleSpec(version=4, priority=20003, mark=MARK_BASE | 77, mask=0xFFFFFFFF, table=MARK_BASE | 77)
+    of_replies = RuleSpec(version=4, priority=20100, source=world.view().plan.gateways[0].vips[0], table=77)
+    for netns, rule in ((world.netns(target), left_over), (world.netns(pod), of_replies)):
+        with RouteSocket(netns) as kernel:
+            kernel.apply(Change(rules=[rule]))
+            found = list(differences(world))
+            kernel.apply(Change(old_rules=[rule]))
+        assert found, f"{rule} was not noticed"
+    assert not list(differences(world))
+
+
+def test_a_load_balancer_agent_is_killed(world: World) -> None:
+    """Fault 19 of the proof-of-concept: flows are lost when the balancer process restarts."""
+    held = world.hold()
+    world.kill(world.gateway_pods()[0], "load-balancer")
+    world.connects()
+    held.all_survive()
+    assert_converged(world)
+
+
+def test_a_router_agent_is_killed(world: World) -> None:
+    held = world.hold()
+    world.kill(world.gateway_pods()[0], "router")
+    world.connects()
+    held.all_survive()
+    assert_converged(world)
+
+
+def test_an_endpoint_agent_is_killed(world: World) -> None:
+    held = world.hold()
+    world.kill(world.system_pods("tidegate-endpoint")[0], "endpoint")
+    world.connects()
+    held.all_survive()
+    assert_converged(world)
+
+
+def test_the_controller_is_killed_in_the_middle_of_a_change(world: World) -> None:
+    """Two targets more, and no controller while they start: what is half done is finished by its successor."""
+    held = world.hold()
+    (controller,) = world.system_pods("tidegate-controller")
+    world.scale(6)
+    world.wait_for(lambda: "" if len(world.targets()) > 4 else "no new target yet")
+    world.kill(controller, "controller")
+    world.wait_for(lambda: "" if len(world.targets()) == 6 else "no six targets yet")
+    assert_converged(world)
+    world.connects()
+    assert_exactly_the_moved_broke(held)
+    world.scale(4)
+    assert_converged(world)
+
+
+def assert_exactly_the_moved_broke(held: Held) -> None:
+    measured = held.finish()
+    moved, lost = measured.must_break(), measured.connections.lost
+    assert (moved == lost).all(), (moved.sum(), lost.sum(), measured.connections.errors)
+
+
+def bird_of(world: World, pod: Pod) -> int:
+    """The PID of the BIRD in a gateway pod."""
+    pids = processes_in(world.netns(pod))
+    (found,) = [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == "bird"]
+    return found
+
+
+def test_bird_is_killed(world: World) -> None:
+    """The VIPs are withdrawn at once, because the session ends with the process; the agent starts another BIRD."""
+    held = world.hold()
+    pod = world.gateway_pods()[0]
+    before = bird_of(world, pod)
+    os.kill(before, signal.SIGKILL)
+    world.wait_for(lambda: "still announced" if outside_address(pod) in next_hops(world) else "", AT_ONCE_S)
+    world.connects()
+    assert_converged(world)
+    assert bird_of(world, pod) != before
+    world.connects()
+    held.all_survive()
+
+
+def test_a_gateway_pod_is_deleted(world: World) -> None:
+    """Its connections go over to the other one, whose table is the same; its successor joins."""
+    held = world.hold()
+    pod, other = world.gateway_pods()
+    world.api.delete(kube.PODS, "default", pod.meta.name)
+    world.wait_for(lambda: "still announced" if outside_address(pod) in next_hops(world) else "", AT_ONCE_S)
+    world.connects()
+    world.wait_for(lambda: "still there" if pod.meta.name in {p.meta.name for p in world.gateway_pods()} else "")
+    assert_converged(world)
+    assert other.meta.name in {p.meta.name for p in world.gateway_pods()}
+    world.connects()
+    held.all_survive()
+
+
+def test_a_gateway_pod_without_sessions_carries_no_replies(world: World) -> None:
+    """Its wire to the router outside is cut: it is no longer ready, and targets answer over the other pod only."""
+    held = world.hold()
+    pod, other = world.gateway_pods()
+    impairments = Impairments(world.mininet.network)
+    impairments.blackhole(pod.meta.name, "vlan-200")
+    try:
+
+        def missing() -> str:
+            hops = {h for a in world.view().plan.attachments.values() for one in a for h in one.next_hops}
+            inside = {str(a) for n in other.networks if n.name == "macvlan-nad-2" for a in n.addresses}
+            return "" if set(map(str, hops)) == inside else f"next hops are {hops}"
+
+        world.wait_for(missing)
+        world.connects()
+    finally:
+        impairments.mend(pod.meta.name, "vlan-200")
+    assert_converged(world)
+    held.all_survive()
