@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from core.errors import ApiError
@@ -24,10 +25,19 @@ class Applier:
         self._field_manager = field_manager
         self._applied: dict[Target, Json] = {}
 
-    def apply(self, resource: Resource, wanted: Json, current: Json | None, subresource: str | None = None) -> bool:
+    def apply(
+        self,
+        resource: Resource,
+        wanted: Json,
+        current: Json | None,
+        subresource: str | None = None,
+        *,
+        stored: Callable[[Json], None] | None = None,
+    ) -> bool:
         """Makes the fields of `wanted` so, when `current` differs from them or `wanted` from what was applied last.
 
-        Returns whether a request was made. An object that has gone meanwhile is nothing to apply a subresource to.
+        Returns whether a request was made; `stored` is called with what the API answered. An object that has gone meanwhile is nothing
+        to apply a subresource to.
 
         Raises:
             ApiError: the API refused.
@@ -37,13 +47,15 @@ class Applier:
         if current is not None and self._applied.get(target) == wanted and covers(current, wanted):
             return False
         try:
-            self._kube.apply(resource, wanted, field_manager=self._field_manager, subresource=subresource)
+            answer = self._kube.apply(resource, wanted, field_manager=self._field_manager, subresource=subresource)
         except ApiError as error:
             if error.code == 404 and subresource is not None:
                 self._applied.pop(target, None)
                 return True
             raise
         self._applied[target] = wanted
+        if stored is not None:
+            stored(answer)
         log.debug("applied", extra={"object": "/".join(map(str, target))})
         return True
 

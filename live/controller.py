@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +21,8 @@ from core.plan import Plan, plan
 from core.status import Status
 from live.agent.process import AgentProcess, add_arguments
 from live.apply import Applier
-from live.store import ModelStore
+from live.sessions import forget_session, stale_sessions
+from live.store import ModelStore, OwnWrites
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +58,10 @@ class Controller:
     ) -> None:
         self._api = api
         self._applier = Applier(api, FIELD_MANAGER)
-        self._informers = informers
-        self._store = ModelStore([informers[resource.kind] for resource in READ])
+        # Slots are remembered on the slices alone: a turn that began before the last one's slices are seen would assign them anew.
+        self._slices_written = OwnWrites(informers["EndpointSlice"], time.monotonic)
+        self._informers = informers | {"EndpointSlice": self._slices_written}
+        self._store = ModelStore([self._informers[resource.kind] for resource in READ])
         self._build = build
         self._now = now
 
@@ -81,6 +85,9 @@ class Controller:
         yield from self._slices(wanted)
         yield from self._attachments(wanted)
         yield from self._statuses(wanted)
+        routers, pods = self._informers["GatewayRouter"].objects(), self._informers["Pod"].objects()
+        for router, pod in stale_sessions(routers.values(), pods.values()):
+            yield partial(forget_session, self._api, router, pod)
 
     def _current(self, kind: str, name: ObjectName) -> Json | None:
         return self._informers[kind].objects().get(name)
@@ -104,7 +111,9 @@ class Controller:
             ref = slice_.meta.ref
             service = services[ObjectRef(kind="Service", namespace=ref.namespace, name=slice_.service)]
             body = render.endpoint_slice(slice_, service)
-            yield self._apply(kube.ENDPOINT_SLICES, body, stored.get((ref.namespace, ref.name)))
+            current = stored.get((ref.namespace, ref.name))
+            note = self._slices_written.note
+            yield partial(self._applier.apply, kube.ENDPOINT_SLICES, body, current, stored=note)
         keep = {(slice_.meta.namespace, slice_.meta.name) for slice_ in wanted.slices}
         for name, raw in stored.items():
             labels = raw["metadata"].get("labels") or {}
@@ -114,6 +123,7 @@ class Controller:
     def _remove_slice(self, name: ObjectName) -> None:
         self._api.delete(kube.ENDPOINT_SLICES, *name)
         self._applier.forget(kube.ENDPOINT_SLICES, *name)
+        self._slices_written.forget(name)
 
     def _attachments(self, wanted: Plan) -> Iterator[Callable[[], object]]:
         for name, raw in self._informers["Pod"].objects().items():

@@ -1,8 +1,8 @@
-"""The model of what informers hold: each object is parsed once, when it changes."""
+"""The model of what informers hold, each object parsed once when it changes; and what was written and is not seen yet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from core.kube import Informer, Json, ObjectName
 from core.manifests import parse_object
@@ -29,3 +29,46 @@ class ModelStore:
             self._parsed[i] = after
             items += [model for _, model in after.values() if model is not None]
         return Objects.of(items)
+
+
+OWN_WRITE_S = 5.0
+"""How long a write of ours stands against what the informer says: much longer than a watch takes, and a write that somebody else undid
+before we saw it is not believed for ever."""
+
+
+class OwnWrites:
+    """An informer that already has what this process wrote, before the watch has told of it."""
+
+    def __init__(self, informer: Informer, now_s: Callable[[], float]) -> None:
+        self._informer = informer
+        self._now_s = now_s
+        self._written: dict[ObjectName, tuple[Json, float]] = {}
+
+    @property
+    def synced(self) -> bool:
+        return self._informer.synced
+
+    def note(self, stored: Json) -> None:
+        """What the API answered to a write."""
+        metadata = stored["metadata"]
+        self._written[metadata.get("namespace", ""), metadata["name"]] = (stored, self._now_s() + OWN_WRITE_S)
+
+    def forget(self, name: ObjectName) -> None:
+        """It was deleted."""
+        self._written.pop(name, None)
+
+    def objects(self) -> Mapping[ObjectName, Json]:
+        """What the informer holds, with newer writes of ours over it. O(1) when all of them have been seen."""
+        seen, now_s = self._informer.objects(), self._now_s()
+        self._written = {
+            name: (stored, until_s)
+            for name, (stored, until_s) in self._written.items()
+            if until_s > now_s and (name not in seen or _version(seen[name]) < _version(stored))
+        }
+        return {**seen, **{name: stored for name, (stored, _) in self._written.items()}} if self._written else seen
+
+
+def _version(obj: Json) -> int:
+    """resourceVersion; comparable as a number (KEP-5504), 0 when it is none."""
+    text = str(obj["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core import kube, names
-from core.errors import DataplaneError, InputError, Problem
+from core.errors import ApiError, DataplaneError, InputError, Problem
 from core.kube import Informer, Json
 from core.manifests import render, workloads
 from core.model import Attachment, ObjectRef, Prefix
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 FIELD_MANAGER = "tidegate-endpoint"
 LOOK_AGAIN_S = 0.2
 """A Pod that has an attachment but no namespace yet is being started: nothing tells when it is there."""
+REPORT_AGAIN_S = 0.5
+"""After the API did not take a report."""
 VERIFY_S = 30.0
 """How often what is in place is looked at without a reason: somebody else may have changed it."""
 
@@ -48,6 +50,8 @@ class EndpointAgent:
         self._now_s = now_s
         self._done: dict[str, tuple[str, float, tuple[Prefix, ...]]] = {}
         """Pod UID -> the annotation that was made true, when, and what was in place then."""
+        self._complaints: dict[str, str] = {}
+        """Pod UID -> what was last wrong with it."""
 
     def reconcile(self) -> float:
         """Makes every Pod agree with its annotation. One Pod that cannot be served does not keep the others from it.
@@ -57,6 +61,7 @@ class EndpointAgent:
         wanted = {uid: pod for pod in self._pods.objects().values() if (uid := wants_attachment(pod)) is not None}
         for uid in self._done.keys() - wanted.keys():
             del self._done[uid]
+        self._complaints = {uid: why for uid, why in self._complaints.items() if uid in wanted}
         found = self._namespaces.find(wanted.keys())
         again_s = VERIFY_S
         for uid, pod in wanted.items():
@@ -67,8 +72,20 @@ class EndpointAgent:
                 self._serve(uid, pod, found[uid])
             except (DataplaneError, ValueError) as error:
                 again_s = LOOK_AGAIN_S
-                log.warning("a Pod cannot be served", extra={"pod": pod["metadata"]["name"], "why": str(error)})
+                self._complain(uid, pod, "a Pod cannot be served", error)
+            except ApiError as error:
+                # It is served; that this is not known yet must not keep the next Pod from it.
+                again_s = min(again_s, REPORT_AGAIN_S)
+                self._complain(uid, pod, "a Pod cannot be reported", error)
+            else:
+                self._complaints.pop(uid, None)
         return again_s
+
+    def _complain(self, uid: str, pod: Json, what: str, error: Exception) -> None:
+        """Once for each reason: an API server that is away would fill the log."""
+        if self._complaints.get(uid) != str(error):
+            self._complaints[uid] = str(error)
+            log.warning(what, extra={"pod": pod["metadata"]["name"], "why": str(error)})
 
     def _serve(self, uid: str, pod: Json, netns: Path) -> None:
         annotations = pod["metadata"].get("annotations") or {}

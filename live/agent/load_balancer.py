@@ -35,6 +35,10 @@ READ = (
 """All but the classes and namespaces may be in any namespace: a Gateway may allow routes from everywhere."""
 
 
+VERIFY_S = 30.0
+"""How often the kernel is given what it should have without a reason: somebody else may have changed it."""
+
+
 class LoadBalancer:
     """One turn of the loop."""
 
@@ -53,8 +57,10 @@ class LoadBalancer:
         """What the kernel has been given; None before the first turn."""
         return self._forwarding
 
-    def reconcile(self) -> None:
+    def reconcile(self) -> float:
         """Makes the kernel agree with the objects, then tells the router what may be announced.
+
+        Returns the seconds until it wants to look again.
 
         A VIP is told to be usable only after the kernel forwards it, and no longer before the kernel stops doing so.
         """
@@ -68,6 +74,7 @@ class LoadBalancer:
         self._dataplane.apply(wanted, interfaces=interfaces_of(gateway))
         self._forwarding = wanted
         self._programmed.publish(announced=usable, vips=vips)
+        return VERIFY_S
 
 
 def interfaces_of(gateway: Gateway | None) -> tuple[str, ...]:

@@ -8,16 +8,17 @@ import base64
 import binascii
 import logging
 import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from core import kube, names
-from core.errors import DataplaneError, InputError, Problem
-from core.kube import Json, KubeApi
-from core.manifests import render, workloads
-from core.model import Bgp, Gateway, GatewayRouter, ObjectRef, SecretKey
+from core.errors import ApiError, DataplaneError, InputError, Problem
+from core.kube import Informer, KubeApi
+from core.manifests import workloads
+from core.model import Bgp, Gateway, GatewayRouter, SecretKey
 from core.plan import gateway_ref, peers_of
 from core.ports import Peer, PeerState, PolicyRoutes, Routing
 from core.router import bird as bird_text
@@ -25,14 +26,17 @@ from core.secret import Secret
 from live.agent.load_balancer import namespaced_name
 from live.agent.process import AgentProcess, add_arguments
 from live.agent.programmed import DEFAULT_ADDRESS, ProgrammedFollower
-from live.apply import Applier
 from live.bird import Bird
 from live.routes import GATEWAY_TABLE, KernelPolicyRoutes
+from live.sessions import SessionReports, rfc3339
 from live.store import ModelStore
 
 log = logging.getLogger(__name__)
 
 OBSERVE_EVERY_S = 1.0
+DRAIN_S = 2.0
+"""How long a pod that leaves still carries packets after it has withdrawn its VIPs: those on their way, and replies of application
+Pods whose next hops have not been told yet. Less than the pod's grace period (core.manifests.workloads)."""
 
 
 class Router:
@@ -49,16 +53,20 @@ class Router:
         gateway: tuple[str, str],
         pod: str,
         router_id: IPv4Address,
+        routers: Informer,
     ) -> None:
+        """`store` has the Gateway and its GatewayRouters; `routers` has the latter as they are."""
         self._store = store
+        self._routers = routers
         self._api = api
         self._bird = bird
         self._rules = rules
         self._programmed = programmed
         self._gateway = gateway_ref(*gateway)
-        self._pod = pod
         self._router_id = router_id
-        self._statuses = Applier(api, f"tidegate-router-{pod}")
+        self._reports = SessionReports(api, pod)
+        self._passwords: dict[SecretKey, Secret] = {}
+        self._routing: Routing | None = None
         self._peers: tuple[Peer, ...] = ()
 
     def reconcile(self) -> float:
@@ -84,8 +92,20 @@ class Router:
         )
         if self._bird.configure(bird_text.render(routing)):
             log.info("BIRD configured", extra={"announced": [str(vip) for vip in routing.announced]})
-        self._report(self.observe())
+        self._routing = routing
+        self._reports.tell(self._peers, self.observe(), self._routers.objects().values())
         return OBSERVE_EVERY_S
+
+    def leave(self, wait: Callable[[float], object]) -> None:
+        """The pod ends: the VIPs are withdrawn, what is under way is carried for another moment, then BIRD says goodbye.
+
+        Only the order to end leads here. An agent that dies leaves BIRD as it is, and its successor goes on with it.
+        """
+        if self._routing is not None and self._bird.pid is not None:
+            self._bird.configure(bird_text.render(replace(self._routing, announced=())))
+            log.info("VIPs withdrawn, leaving", extra={"drain_s": DRAIN_S})
+            wait(DRAIN_S)
+        self._bird.stop()
 
     def observe(self) -> tuple[PeerState, ...]:
         """What BIRD says of the peers, in their order."""
@@ -127,38 +147,25 @@ class Router:
         return tuple(peers)
 
     def _password(self, where: SecretKey) -> Secret:
-        """Raises InputError when there is none: a session must not come up without the password that was asked for."""
-        secret = self._api.get(kube.SECRETS, self._gateway.namespace, where.secret) or {}
+        """Raises InputError when there is none: a session must not come up without the password that was asked for.
+
+        While the API does not answer, the password that it told last holds.
+        """
+        try:
+            secret = self._api.get(kube.SECRETS, self._gateway.namespace, where.secret) or {}
+        except ApiError:
+            if where in self._passwords:
+                return self._passwords[where]
+            raise
         text = (secret.get("data") or {}).get(where.key)
         problem = Problem(where=f"Secret {self._gateway.namespace}/{where.secret}", what=f"no usable key {where.key!r}")
         if not isinstance(text, str):
             raise InputError(problem)
         try:
-            return Secret(base64.b64decode(text, validate=True).decode())
+            self._passwords[where] = Secret(base64.b64decode(text, validate=True).decode())
         except (binascii.Error, UnicodeDecodeError) as error:
             raise InputError(problem) from error
-
-    def _report(self, states: tuple[PeerState, ...]) -> None:
-        for peer in self._peers:
-            for state in states:
-                if state.name == peer.name:
-                    body = session_status(peer.router, self._pod, state)
-                    self._statuses.apply_changed(kube.GATEWAY_ROUTERS, body, "status")
-
-
-def session_status(router: ObjectRef, pod: str, state: PeerState) -> Json:
-    """This pod's element of the GatewayRouter's status.sessions."""
-    session = {"pod": pod, "session": state.session, "bfd": state.bfd, "announced": state.announced}
-    since = {"since": state.since} if state.since else {}
-    return render.head(router) | {"status": {"sessions": [session | since]}}
-
-
-def rfc3339(since: str) -> str:
-    """BIRD's ``iso long`` local time in UTC; ``""`` when it is none."""
-    try:
-        return datetime.fromisoformat(since).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except ValueError:
-        return ""
+        return self._passwords[where]
 
 
 def main(argv: list[str]) -> int:
@@ -182,12 +189,10 @@ def main(argv: list[str]) -> int:
         programmed = ProgrammedFollower(process.wake, options.programmed)
         process.exits.callback(programmed.close)
         namespace, name = options.gateway
-        informers = [
-            process.watch(kube.GATEWAYS, namespace=namespace, field_selector=f"metadata.name={name}"),
-            process.watch(kube.GATEWAY_ROUTERS, namespace=namespace, label_selector=f"{names.PROXY_NAME}={name}"),
-        ]
+        gateways = process.watch(kube.GATEWAYS, namespace=namespace, field_selector=f"metadata.name={name}")
+        routers = process.watch(kube.GATEWAY_ROUTERS, namespace=namespace, label_selector=f"{names.PROXY_NAME}={name}")
         router = Router(
-            ModelStore(informers),
+            ModelStore([gateways, routers]),
             process.kube,
             bird,
             KernelPolicyRoutes(table=GATEWAY_TABLE),
@@ -195,9 +200,12 @@ def main(argv: list[str]) -> int:
             gateway=options.gateway,
             pod=options.pod,
             router_id=router_id(options.router_id),
+            routers=routers,
         )
         process.health.must_hold("sessions", router.no_way_out)
-        return process.run(router.reconcile)
+        code = process.run(router.reconcile)
+        router.leave(time.sleep)
+        return code
 
 
 def router_id(text: str | None) -> IPv4Address:

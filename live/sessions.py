@@ -1,0 +1,106 @@
+"""What gateway pods report of their sessions: `status.sessions` of the GatewayRouters, an element a pod.
+
+Each pod writes its own element, with a field manager of its own; nobody writes when a pod is gone. The controller takes such
+elements away: it applies nothing in the name of the pod's field manager, and what that manager owned goes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from core import kube, names
+from core.errors import ApiError
+from core.kube import Json, KubeApi
+from core.manifests import render
+from core.model import ObjectRef
+from core.ports import Peer, PeerState
+from live.apply import Applier
+
+log = logging.getLogger(__name__)
+
+
+def session_manager(pod: str) -> str:
+    """The field manager of a pod's reports."""
+    return f"tidegate-router-{pod}"
+
+
+class SessionReports:
+    """This pod's elements. A report that the API does not take is made again with the next `tell`, and raises nothing: what the pod
+    does for packets does not depend on it."""
+
+    def __init__(self, api: KubeApi, pod: str) -> None:
+        self._pod = pod
+        self._applier = Applier(api, session_manager(pod))
+        self._failing = False
+
+    def tell(self, peers: Sequence[Peer], states: Sequence[PeerState], routers: Iterable[Json]) -> None:
+        """Reports the state of each peer that has one. `routers`: the GatewayRouters as they are; an element that somebody has taken
+        away is written again."""
+        by_name = {state.name: state for state in states}
+        current = {router["metadata"]["name"]: router for router in routers}
+        try:
+            for peer in peers:
+                if peer.name in by_name:
+                    self._tell(peer.router, by_name[peer.name], current.get(peer.router.name))
+        except ApiError as error:
+            if not self._failing:
+                log.warning("a session could not be reported, will retry", extra={"why": str(error)})
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _tell(self, router: ObjectRef, state: PeerState, current: Json | None) -> None:
+        mine = [session for session in sessions(current or {}) if session.get("pod") == self._pod]
+        body = session_status(router, self._pod, state)
+        seen = render.head(router) | {"status": {"sessions": mine}}
+        self._applier.apply(kube.GATEWAY_ROUTERS, body, seen, "status")
+
+
+def session_status(router: ObjectRef, pod: str, state: PeerState) -> Json:
+    """This pod's element of the GatewayRouter's status.sessions."""
+    session = {"pod": pod, "session": state.session, "bfd": state.bfd, "announced": state.announced}
+    since = {"since": state.since} if state.since else {}
+    return render.head(router) | {"status": {"sessions": [session | since]}}
+
+
+def sessions(router: Json) -> list[Json]:
+    """The elements of a GatewayRouter's status.sessions."""
+    found = (router.get("status") or {}).get("sessions")
+    return [element for element in found if isinstance(element, dict)] if isinstance(found, list) else []
+
+
+def stale_sessions(routers: Iterable[Json], pods: Iterable[Json]) -> Iterator[tuple[ObjectRef, str]]:
+    """(GatewayRouter, name of the pod) of each element whose pod no longer carries the router's Gateway."""
+    carrying = {(pod["metadata"]["namespace"], pod["metadata"]["name"]): _gateway(pod) for pod in pods}
+    for router in routers:
+        metadata = router["metadata"]
+        ref = ObjectRef(kind="GatewayRouter", namespace=metadata["namespace"], name=metadata["name"])
+        for session in sessions(router):
+            pod = str(session.get("pod"))
+            if carrying.get((ref.namespace, pod), "") != _gateway(router) or not _gateway(router):
+                yield ref, pod
+
+
+def forget_session(api: KubeApi, router: ObjectRef, pod: str) -> None:
+    """Takes a pod's element away. Raises ApiError when the API refuses; a GatewayRouter that is gone is no error."""
+    body = render.head(router) | {"status": {}}
+    try:
+        api.apply(kube.GATEWAY_ROUTERS, body, field_manager=session_manager(pod), subresource="status")
+    except ApiError as error:
+        if error.code != 404:
+            raise
+    log.info("session of a pod that is gone", extra={"router": str(router), "pod": pod})
+
+
+def _gateway(obj: Json) -> str:
+    return str((obj["metadata"].get("labels") or {}).get(names.PROXY_NAME, ""))
+
+
+def rfc3339(since: str) -> str:
+    """BIRD's ``iso long`` local time in UTC; ``""`` when it is none."""
+    try:
+        return datetime.fromisoformat(since).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        return ""
