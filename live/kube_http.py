@@ -28,7 +28,8 @@ WATCH_READ_TIMEOUT_S = 150.0
 """The server sends a bookmark every 60 s, spread by up to 25 %: after two that did not come the stream is dead. Bookmarks are no
 promise, and against a server without them this costs one reconnection in 150 s, from the version that we have."""
 
-POOL_CONNECTIONS = 8
+POOL_CONNECTIONS = 32
+"""Idle connections that are kept: as many as a process has watches, which all end at once."""
 LINE_LIMIT_BYTES = 32 << 20
 """Far above the largest object (etcd takes 1.5 MiB): a stream without line ends must not fill the memory."""
 

@@ -40,6 +40,7 @@ METRICS_DEADLINE_S = 2.0
 _FORWARDING_INFO = re.compile(
     r'^tidegate_forwarding_info\{(?=.*fingerprint="([0-9a-f]+)")(?=.*dataplane="(\w+)")', re.MULTILINE
 )
+_DATAPLANE_REASON = re.compile(r'^tidegate_dataplane_info\{(?=.*reason="((?:[^"\\]|\\.)*)")', re.MULTILINE)
 
 
 class MininetWorld:
@@ -63,6 +64,7 @@ class MininetWorld:
         self._api = ApiServer.IMITATED
         self._view: ClusterView | None = None
         self._dataplanes: dict[str, str] = {}
+        self._reasons: set[str] = set()
         self._seen: tuple[int, View, tuple[str, ...]] | None = None
         """The view after so many changes, and what it lacks."""
 
@@ -193,10 +195,12 @@ class MininetWorld:
         }
         for _, pods in view.balancers():
             for pod in pods:
-                match = _FORWARDING_INFO.search(_metrics(addresses.get(pod.meta.name)))
+                metrics = _metrics(addresses.get(pod.meta.name))
+                match = _FORWARDING_INFO.search(metrics)
                 if match is not None:
                     found[pod.meta.name] = match[1]
                     self._dataplanes[pod.meta.name] = match[2]
+                    self._reasons.update(reason[1] for reason in _DATAPLANE_REASON.finditer(metrics))
         return found
 
     def observe(self) -> Observation:
@@ -274,7 +278,12 @@ class MininetWorld:
 
     def facts(self) -> Mapping[str, str]:
         planes = ", ".join(sorted(set(self._dataplanes.values())))
-        return {"api": self._api.value, "dataplane": planes, "gateway_pods": ", ".join(sorted(self._dataplanes))}
+        return {
+            "api": self._api.value,
+            "dataplane": planes,
+            "dataplane_reason": "; ".join(sorted(self._reasons)),
+            "gateway_pods": ", ".join(sorted(self._dataplanes)),
+        }
 
 
 class _Convergence:

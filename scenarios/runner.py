@@ -139,6 +139,8 @@ class _Runner:
         set_up(self.scenario, self.manifests, self.world, self.events, self.progress)
         self.before = self.world.observe()
         self.facts = self.world.facts()
+        if reason := self.facts.get("dataplane_reason"):
+            self.progress.line(f"    data plane {self.facts['dataplane']}: {reason}")
         total = sum(traffic.connections for traffic in self.scenario.traffic)
         with self.progress.phase("traffic", "traffic", f"traffic: {_count(total, 'connection')}"):
             self.play()

@@ -16,7 +16,7 @@ from core.ports import Dataplane
 from live.agent.metrics import Registry
 from live.agent.process import AgentProcess, add_arguments
 from live.agent.programmed import DEFAULT_ADDRESS, Programmed, serve_programmed
-from live.dataplane.choose import choose
+from live.dataplane.choose import Choice, choose
 from live.store import ModelStore
 
 log = logging.getLogger(__name__)
@@ -94,14 +94,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--programmed", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="for the router beside it")
     options = parser.parse_args(argv)
     with AgentProcess("load-balancer", options) as process:
-        dataplane, reason = choose(options.dataplane)
-        log.info("data plane chosen", extra={"dataplane": type(dataplane).__name__, "reason": reason})
+        choice = choose(options.dataplane)
+        log.info("data plane chosen", extra={"dataplane": choice.name, "reason": choice.reason})
         programmed = Programmed()
         process.exits.callback(serve_programmed(programmed, options.programmed).close)
-        count_packets(process.metrics, dataplane)
+        count_packets(process.metrics, choice.dataplane)
         store = ModelStore([process.watch(resource) for resource in READ])
-        balancer = LoadBalancer(store, dataplane, programmed, *options.gateway)
-        tell_forwarding(process.metrics, balancer, type(dataplane).__name__)
+        balancer = LoadBalancer(store, choice.dataplane, programmed, *options.gateway)
+        tell_forwarding(process.metrics, balancer, choice)
         return process.run(balancer.reconcile)
 
 
@@ -113,8 +113,12 @@ def namespaced_name(text: str) -> tuple[str, str]:
     return namespace, name
 
 
-def tell_forwarding(metrics: Registry, balancer: LoadBalancer, dataplane: str) -> None:
-    """Adds the fingerprint of what is programmed to the metrics: whoever has the objects can tell whether it is what they say."""
+def tell_forwarding(metrics: Registry, balancer: LoadBalancer, choice: Choice) -> None:
+    """Adds the fingerprint of what is programmed to the metrics: whoever has the objects can tell whether it is what they say; and
+    which data plane this is, and why.
+    """
+    chosen = metrics.gauge("tidegate_dataplane_info", "Always 1; the data plane, and why it was chosen.")
+    chosen.set(1, dataplane=choice.name, reason=choice.reason)
     info = metrics.gauge(
         "tidegate_forwarding_info", "Always 1; the fingerprint of what the kernel has been given, and by which plane."
     )
@@ -122,7 +126,7 @@ def tell_forwarding(metrics: Registry, balancer: LoadBalancer, dataplane: str) -
     def collect() -> None:
         info.forget()
         if balancer.forwarding is not None:
-            info.set(1, fingerprint=fingerprint(balancer.forwarding), dataplane=dataplane)
+            info.set(1, fingerprint=fingerprint(balancer.forwarding), dataplane=choice.name)
 
     metrics.before_render(collect)
 

@@ -172,7 +172,7 @@ class ProgrammedFollower:
                     self._poll(connection)
             except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
                 if self._connected and not self._stopped.is_set():
-                    log.warning("the load balancer is away, its last word holds", extra={"why": str(error)})
+                    log.info("the load balancer is away, its last word holds", extra={"why": str(error)})
                 self._connected = False
                 self._stopped.wait(RETRY_S)
             finally:

@@ -243,7 +243,9 @@ class PodRunner:
     def _tell(self, reason: str, message: str) -> None:
         if (reason, message) not in self._told:
             self._told.add((reason, message))
-            log.warning("pod %s: %s: %s", self.name, reason, message)
+            # As in a cluster, a Pod that is not ready yet has a warning event; for this log it is the way of the world.
+            level = logging.INFO if reason == "Unhealthy" else logging.WARNING
+            log.log(level, "pod %s: %s: %s", self.name, reason, message)
             emit(self._means.api, COMPONENT, self._pod, reason, message)
 
     def _sleep(self, until_s: float | None) -> None:

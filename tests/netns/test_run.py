@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -70,7 +76,7 @@ def test_the_library_runs_on_both_data_planes(tmp_path: Path, scenario: str, dat
         "connections-per-target.png",
     } <= {path.name for path in folder.iterdir()}
     facts = json.loads((folder / "manifest.json").read_text())["facts"]
-    assert facts["dataplane"].lower().startswith(dataplane)
+    assert (facts["dataplane"], facts["dataplane_reason"]) == (dataplane, "asked for")
 
 
 @pytest.mark.slow
@@ -82,7 +88,9 @@ def test_an_ordinary_user_needs_no_root(tmp_path: Path) -> None:
     result = run(tmp_path, "poc2-stateless", **options)
     assert result["metrics"]["connections_total"] == 400
     manifest = json.loads((Path(result["out"]) / "manifest.json").read_text())
-    assert manifest["facts"]["dataplane"].lower().startswith("nft")
+    facts = manifest["facts"]
+    assert facts["dataplane"] == "nft"
+    assert facts["dataplane_reason"].startswith("tc cannot be used: ")
 
 
 @pytest.mark.slow
@@ -96,36 +104,125 @@ def test_the_manifests_of_the_seed_run_unchanged(tmp_path: Path) -> None:
     assert result["metrics"]["connections_total"] == 450
 
 
-def processes() -> set[str]:
-    """The command lines of all processes of this machine that are ours to leave behind."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.endswith((b"pid1.py", b"scenarios.cli")) or b"sim.cluster" in word for word in words):
-            found.add(path.parent.name)
-    return found
+@pytest.mark.slow
+def test_a_good_run_warns_of_nothing(tmp_path: Path) -> None:
+    """What a person greps a log for is there only when something is wrong."""
+    folder = Path(run(tmp_path, "poc2-stateless", "--no-figures")["out"])
+    lines = [f"{path.name}: {line}" for path in (folder / "logs").iterdir() for line in path.read_text().splitlines()]
+    assert len(lines) > 10
+    bad = re.compile(r"warn|error|traceback|exception|critical", re.IGNORECASE)
+    assert [line for line in lines if bad.search(line)] == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["cluster up", "gateways programmed"])
-def test_nothing_is_left_after_kill_9(tmp_path: Path, phase: str) -> None:
-    before = processes()
-    command = [sys.executable, "-m", "scenarios.cli", "run", "poc2-stateless", "--out", str(tmp_path)]
+def test_a_terminal_sees_what_is_going_on(tmp_path: Path) -> None:
+    """A spinner while a phase lasts, then its line; nothing of the spinner when nobody looks."""
+    command = [sys.executable, "-m", "scenarios.cli", "run", "poc2-stateless", "--no-figures", "--out", str(tmp_path)]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    environment = os.environ | {"TERM": "xterm-256color"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, cwd=ROOT, env=environment) as process:
+        os.close(theirs)
+        seen = b""
+        # Linux ends a pty whose last writer has gone with EIO.
+        with contextlib.suppress(OSError):
+            while block := os.read(ours, 4096):
+                seen += block
+        os.close(ours)
+        assert process.wait(DEADLINE_S) == 0
+    text = seen.decode()
+    phases = ["starting the cluster …", "cluster up: 2 nodes", "programming the gateways …", "gateways programmed"]
+    phases += [
+        "BGP and BFD up",
+        "traffic: 400 connections",
+        "measured",
+        "placement_mismatches",
+        "poc2-stateless: good",
+    ]
+    places = [text.find(phase) for phase in phases]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "\x1b[" in text
+    plain = tidegate("run", "poc2-stateless", "--no-figures", "--out", str(tmp_path))
+    assert "\x1b" not in plain.stdout + plain.stderr
+    assert "…" not in plain.stderr
+
+
+class Left(NamedTuple):
+    """What a run might leave behind on a machine."""
+
+    namespaces: frozenset[str]
+    """Of those that the run had made, the ones that some process is still in: as long as any process of the run lives."""
+    links: frozenset[str]
+    mounts: frozenset[str]
+    pins: frozenset[str]
+    files: frozenset[str]
+
+
+def namespaces_of(process: Path) -> Iterator[str]:
+    for kind in ("net", "mnt", "pid", "user"):
+        with contextlib.suppress(OSError):
+            yield os.readlink(process / "ns" / kind)  # noqa: PTH115 (the text of a magic link, not a path)
+
+
+def what_there_is(made: frozenset[str] = frozenset()) -> Left:
+    """`made`: the namespaces that are looked for, wherever on the machine they are."""
+    processes = [path for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    return Left(
+        namespaces=made & {name for process in processes for name in namespaces_of(process)},
+        links=frozenset(line.split(": ")[1] for line in links.splitlines()),
+        mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
+        pins=frozenset(str(path) for path in Path("/sys/fs/bpf").rglob("*")),
+        files=frozenset(str(path) for folder in ("/run", "/run/netns") for path in Path(folder).glob("*")),
+    )
+
+
+def new_in(before: Left, after: Left) -> dict[str, frozenset[str]]:
+    """What is there now and was not before, by kind."""
+    return {kind: new for kind, old, now in zip(Left._fields, before, after, strict=True) if (new := now - old)}
+
+
+def descendants(process: int) -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            yield Path("/proc") / child
+            yield from descendants(int(child))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "phase", "dataplane"),
+    [
+        ("poc2-stateless", "on mininet", "nft"),
+        ("poc2-stateless", "cluster up", "tc"),
+        ("poc2-stateless", "gateways programmed", "nft"),
+        ("poc2-update", "BGP and BFD up", "tc"),
+        ("poc2-stateless", "traffic", "tc"),
+    ],
+)
+def test_nothing_is_left_after_kill_9(tmp_path: Path, scenario: str, phase: str, dataplane: str) -> None:
+    """`phase` ends the line after which the run is killed: in the middle of what comes next."""
+    require_plane(dataplane)
+    before = what_there_is()
+    command = [sys.executable, "-m", "scenarios.cli", "run", scenario, "--out", str(tmp_path)]
+    command += ["--set", f"dataplane={dataplane}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stderr is not None
     with process.stderr:
         assert any(phase in line for line in process.stderr)
+        family = [Path(f"/proc/{process.pid}"), *descendants(process.pid)]
+        of_this_test = set(namespaces_of(Path("/proc/self")))
+        made = frozenset(name for one in family for name in namespaces_of(one)) - of_this_test
         process.send_signal(signal.SIGKILL)
         process.wait()
         # stderr is at its end when the last process that holds it has gone
         process.stderr.read()
+    assert made, "nothing had been begun: the test would show nothing"
     until_s = time.monotonic() + 10
-    while processes() - before and time.monotonic() < until_s:
+    while (left := new_in(before, what_there_is(made))) and time.monotonic() < until_s:
         time.sleep(0.02)
-    assert processes() - before == set()
+    assert left == {}
 
 
 @pytest.fixture
