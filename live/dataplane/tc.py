@@ -140,7 +140,7 @@ class TcDataplane:
 
     def _tell_unreachable(self, targets: set[Target], way_out: Egress) -> None:
         unreachable = frozenset(target for target in targets if way_out.link_of(target.address) is None)
-        for target in sorted(unreachable - self._unreachable):
+        for target in sorted(unreachable - self._unreachable, key=lambda t: (t.service, t.slot, str(t.address))):
             log.warning(
                 "target on no network of ours: its packets are dropped",
                 extra={"target": str(target.address), "service": target.service, "pod": target.pod},

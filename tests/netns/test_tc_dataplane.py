@@ -231,6 +231,25 @@ def test_tcp_with_all_offloads(lab: World, plane: tc.TcDataplane, version: int) 
     assert received == [payload] * served
 
 
+def test_targets_of_both_families_on_no_network_are_told_once(
+    lab: World, plane: tc.TcDataplane, caplog: pytest.LogCaptureFixture
+) -> None:
+    far = [
+        Target(service="default/far", slot=1, address=ip_address(a), pod="far") for a in ("192.0.2.1", "2001:db8:ff::1")
+    ]
+    both = [simple(lab, version, [0]) for version in (4, 6)]
+    pools = tuple(
+        replace(f.pools[0], name=f"pool{n}", backends=(replace(f.pools[0].backends[0], targets=(far[n],)),))
+        for n, f in enumerate(both)
+    )
+    forwarding = Forwarding(flows=tuple(replace(f.flows[0], pool=f"pool{n}") for n, f in enumerate(both)), pools=pools)
+    for _ in range(2):
+        apply(lab, plane, forwarding)
+    assert [record.__dict__["target"] for record in caplog.records] == [str(target.address) for target in far]
+    assert fates(lab, [sent(udp(4, 1), 1), sent(udp(6, 2), 2)]) == ["dropped"] * 2
+    assert plane.drops()[Drop.NO_TARGET] == 2
+
+
 def test_unknown_neighbours_are_asked_for(lab: World, plane: tc.TcDataplane) -> None:
     forwarding = simple(lab, 4, [0, 1])
     apply(lab, plane, forwarding)
