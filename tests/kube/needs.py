@@ -56,6 +56,8 @@ CONTROLLER: Final = (
     | {right("delete", kube.ENDPOINT_SLICES)}  # Controller._remove_slice
     | {right("patch", kube.PODS, "status")}  # Controller._attachments
     | {right("patch", resource, "status") for resource in STATUSES}  # Controller._statuses
+    | applied(kube.EVENTS)
+    | {right("get", kube.EVENTS)}  # Controller._tell
     # blockOwnerDeletion in the owner references of core.manifests.render.endpoint_slice and core.manifests.workloads.workload
     | {right("update", kube.SERVICES, "finalizers"), right("update", kube.GATEWAYS, "finalizers")}
 )
