@@ -130,7 +130,7 @@ def daemon_set_step(
 
 def spread(count: int, pods: Sequence[PodView], nodes: Sequence[str], load: Mapping[str, int]) -> tuple[str, ...]:
     """Nodes for `count` new Pods: where the owner has fewest, then where there are fewest of all, then in the order of `nodes`."""
-    if not nodes:
+    if not nodes or not count:
         return ()
     own = {node: sum(pod.node == node for pod in pods) for node in nodes}
     total = {node: load.get(node, 0) for node in nodes}

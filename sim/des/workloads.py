@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from core.kube import DAEMON_SETS, DEPLOYMENTS, PODS, Json
 from sim.cluster.rollout import (
@@ -46,27 +47,37 @@ class Workloads:
         """UID of an owner -> its template and the template's revision."""
         self._views: dict[Key, tuple[Json, PodView]] = {}
         """The Pods, and how a rollout sees them."""
-        self._visible: dict[Key, tuple[bool, bool, bool]] = {}
+        self._visible: dict[Key, _Visible] = {}
+        self._dirty: set[str] = set()
+        """UIDs of owners whose Pods have changed."""
         self._loop = Loop(kernel, self._turn, turn_s=latencies.plan_s, window_s=0.0)
-        api.watch(("Node", *OWNERS), self._loop.wake)
+        api.watch(("Node", *OWNERS), self._owners_changed)
         api.watch(["Pod"], self._pods_changed)
+
+    def _owners_changed(self, _: Sequence[Key]) -> None:
+        self._dirty |= {owner["metadata"]["uid"] for owner in self._api.objects(OWNERS)}
+        self._loop.wake()
 
     def _pods_changed(self, keys: Sequence[Key]) -> None:
         """Most changes of Pods mean nothing to a rollout."""
         for key in keys:
             pod = self._api.seen.get(*key)
+            known = self._visible.get(key)
             if pod is None:
                 self._visible.pop(key, None)
                 self._views.pop(key, None)
-                self._loop.wake()
-            elif _visible(pod) != self._visible.get(key):
+            else:
                 self._visible[key] = _visible(pod)
+            if self._visible.get(key) != known:
+                self._dirty |= (known or self._visible[key]).owners
                 self._loop.wake()
 
     def _turn(self) -> None:
         nodes = tuple(sorted(node["metadata"]["name"] for node in self._api.objects(["Node"])))
+        dirty, self._dirty = self._dirty, set()
         for owner in self._api.objects(OWNERS):
-            self._reconcile(owner, nodes)
+            if owner["metadata"]["uid"] in dirty:
+                self._reconcile(owner, nodes)
         for pod in self._api.objects(["Pod"]):
             if not pod["spec"].get("nodeName"):
                 self._schedule(pod, nodes)
@@ -77,7 +88,9 @@ class Workloads:
         own = sorted(self._api.owned(owner["metadata"]["uid"]), key=lambda pod: str(pod["metadata"]["name"]))
         live = [self._view(pod, kind) for pod in own if "deletionTimestamp" not in pod["metadata"]]
         ending = [pod for pod in own if "deletionTimestamp" in pod["metadata"]]
-        step = self._step(owner, revision, live, ending, nodes)
+        step = self._step(owner, revision, live, ending, nodes, {})
+        if step.create_on:
+            step = self._step(owner, revision, live, ending, nodes, self._load())
         for gone in step.delete:
             self._api.delete(PODS, owner["metadata"]["namespace"], gone.name, client=CLIENT)
         live += [self._view(self._create(owner, revision, node), kind) for node in step.create_on]
@@ -99,7 +112,13 @@ class Workloads:
         return known[1]
 
     def _step(
-        self, owner: Json, revision: str, live: Sequence[PodView], ending: Sequence[Json], nodes: Sequence[str]
+        self,
+        owner: Json,
+        revision: str,
+        live: Sequence[PodView],
+        ending: Sequence[Json],
+        nodes: Sequence[str],
+        load: Mapping[str, int],
     ) -> Step:
         if owner["kind"] == "DaemonSet":
             return daemon_set_step(
@@ -117,7 +136,7 @@ class Workloads:
             pods=live,
             terminating=len(ending),
             nodes=nodes,
-            load=self._load(),
+            load=load,
         )
 
     def _create(self, owner: Json, revision: str, node: str) -> Json:
@@ -174,9 +193,22 @@ class Workloads:
             self._api.apply(OWNERS[owner["kind"]], wanted, client=CLIENT, subresource="status")
 
 
-def _visible(pod: Json) -> tuple[bool, bool, bool]:
-    """What a rollout sees of a Pod that can change: whether it has a node, is being deleted, is ready."""
-    return bool(pod["spec"].get("nodeName")), "deletionTimestamp" in pod["metadata"], _is_ready(pod)
+class _Visible(NamedTuple):
+    """What the controllers see of a Pod that can change, and the UIDs of its owners."""
+
+    bound: bool
+    ending: bool
+    ready: bool
+    owners: frozenset[str]
+
+
+def _visible(pod: Json) -> _Visible:
+    return _Visible(
+        bound=bool(pod["spec"].get("nodeName")),
+        ending="deletionTimestamp" in pod["metadata"],
+        ready=_is_ready(pod),
+        owners=frozenset(owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()),
+    )
 
 
 def _is_ready(pod: Json) -> bool:
