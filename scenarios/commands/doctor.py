@@ -43,6 +43,9 @@ def main(arguments: list[str]) -> int:
     if missing:
         print_line(f"The virtual network cannot run here: {', '.join(c.name for c in missing)} missing.")
         return 3
-    plane = "tc" if all(c.available for c in found if c.name in ("bpf", "libbpf", "bpf-object", "clsact")) else "nft"
+    from scenarios.worlds import why_not_tc
+
+    reason = why_not_tc()
+    plane = f"nft, because tc cannot be used: {reason}" if reason else "tc"
     print_line(f"The virtual network can run here; dataplane=auto means {plane}.")
     return 0

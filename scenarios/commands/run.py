@@ -65,7 +65,7 @@ def run_all(chosen: argparse.Namespace, arguments: list[str]) -> int:
     from scenarios.worlds import enter
 
     # Whatever is wrong with the input has been said: from here on this may be another process, inside of namespaces.
-    enter(chosen.on, ["run", *arguments])
+    enter(chosen.on, ["run", *arguments], {found.scenario.dataplane for found in loaded})
     return max(_run_one(found, chosen) for found in loaded)
 
 

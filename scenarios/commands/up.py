@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         raise InputError(Problem(where="testbed", what="a testbed is up already", expected="tidegate down first"))
     if not chosen.foreground:
         return _in_background(arguments)
-    enter(MININET, ["up", *arguments])
+    enter(MININET, ["up", *arguments], {loaded.scenario.dataplane})
     return _hold(loaded, chosen)
 
 

@@ -68,14 +68,13 @@ def require(*wanted: str) -> None:
     """Returns when the machine has all that is wanted.
 
     Raises:
-        MachineError: for the first capability that is missing.
+        MachineError: for all that is missing, with what gets each of it.
     """
-    for name in wanted:
-        capability = probe(name)
-        if not capability.available:
-            raise MachineError(
-                f"this machine lacks {name!r} ({capability.purpose}): {capability.detail}", capability.remedy
-            )
+    missing = [capability for name in wanted if not (capability := probe(name)).available]
+    if missing:
+        lacking = [f"{c.name!r} ({c.purpose}): {c.detail}" for c in missing]
+        remedies = dict.fromkeys(c.remedy for c in missing)
+        raise MachineError("this machine lacks " + "\n  and ".join(lacking), "\n  ".join(remedies))
 
 
 def _in_namespace(command: str, *, more_flags: str = "") -> tuple[bool, str]:
