@@ -84,8 +84,8 @@ class RealApiServer(RealControlPlane):
 
     def __init__(self, network: VirtualNetwork, *, run_dir: Path, log_dir: Path, cluster: ClusterNetwork) -> None:
         """Raises MachineError when the binaries or the CRDs of the Gateway API are missing."""
-        self._gateway_api = gateway_api_folder()
         super().__init__(network, binaries=binaries(), run_dir=run_dir, log_dir=log_dir, cluster=cluster)
+        self._gateway_api = gateway_api_folder()
 
     def prepare(self, api: KubeApi) -> None:
         """Installs CRDs and access rules as `kubectl apply` would, and waits until the kinds are served."""
