@@ -114,6 +114,7 @@ def _run_one(loaded: LoadedScenario, chosen: argparse.Namespace) -> int:
     else:
         from scenarios.report import print_outcome
 
+        progress.line("")
         print_outcome(outcome, str(folder.path))
     sys.stdout.flush()
     if not chosen.no_figures:
