@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +24,7 @@ from core.plan import Plan, plan
 from core.status import Status
 from live.agent.process import AgentProcess, add_arguments
 from live.apply import Applier
+from live.leader import Candidate, Election
 from live.sessions import forget_session, stale_sessions
 from live.store import ModelStore, OwnWrites
 
@@ -28,6 +32,8 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "tidegate-controller"
 RETRY_FAILED_S = 1.0
+LEASE = "tidegate-controller"
+LOST_EXIT_CODE = 1
 READ = (
     kube.GATEWAY_CLASSES,
     kube.GATEWAYS,
@@ -167,6 +173,20 @@ def rfc3339_now() -> str:
 
 def main(argv: list[str]) -> int:
     """`tidegate controller`."""
+    options = _arguments(argv)
+    with AgentProcess("controller", options) as process:
+        informers: dict[str, Informer] = {
+            resource.kind: process.watch(resource) for resource in (*READ, kube.DEPLOYMENTS)
+        }
+        build = workloads.Build(image=options.image, dataplane=options.dataplane)
+        controller = Controller(process.kube, informers, build, rfc3339_now)
+        if not options.leader_elect:
+            return process.run(controller.reconcile)
+        election = _stand_for_election(process, options)
+        return process.run(lambda: controller.reconcile() if election.leads() else None)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tidegate controller",
         description="Reads Gateways and routes, and writes workloads, EndpointSlices, attachments and statuses.",
@@ -176,15 +196,40 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--dataplane", default="auto", choices=("auto", "tc", "nft"), help="of the gateway pods (default: %(default)s)"
     )
-    options = parser.parse_args(argv)
-    with AgentProcess("controller", options) as process:
-        informers: dict[str, Informer] = {
-            resource.kind: process.watch(resource) for resource in (*READ, kube.DEPLOYMENTS)
-        }
-        controller = Controller(
-            process.kube,
-            informers,
-            workloads.Build(image=options.image, dataplane=options.dataplane),
-            rfc3339_now,
-        )
-        return process.run(controller.reconcile)
+    parser.add_argument(
+        "--leader-elect",
+        action="store_true",
+        help=f"write only while holding the Lease {LEASE}: of several controllers one does",
+    )
+    parser.add_argument(
+        "--lease-namespace",
+        default=os.environ.get("POD_NAMESPACE", "default"),
+        help="of the Lease (default: $POD_NAMESPACE, else 'default')",
+    )
+    # Of a Pod's container, one process runs at a time: after a crash the next one takes up the Lease where it is.
+    identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}_{uuid.uuid4()}"
+    parser.add_argument("--identity", default=identity, help="in the Lease (default: $POD_NAME, else one that is new)")
+    return parser.parse_args(argv)
+
+
+def _stand_for_election(process: AgentProcess, options: argparse.Namespace) -> Election:
+    """An election that is under way until the process leaves. A standby follows all objects, so that it can take over at once."""
+    leader = process.metrics.gauge("tidegate_leader", "1 when this process is the one that writes, else 0.")
+    process.health.as_what = "standby"
+    leader.set(0)
+
+    def elected() -> None:
+        process.health.as_what = "ok"
+        leader.set(1)
+        process.wake()
+
+    candidate = Candidate(process.kube, namespace=options.lease_namespace, name=LEASE, identity=options.identity)
+    election = Election(candidate, on_elected=elected, on_lost=_end_at_once)
+    election.start()
+    process.exits.callback(election.stop)
+    return election
+
+
+def _end_at_once() -> None:
+    """Another one may write from now on: not even the turn that is under way may go on."""
+    os._exit(LOST_EXIT_CODE)

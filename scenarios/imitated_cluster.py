@@ -83,7 +83,8 @@ class ImitatedCluster:
     def _installed(self) -> list[tuple[Resource, Json]]:
         """What `kubectl apply -f live/deploy` would install beside CRDs and access rules."""
         (controller,) = (document.json() for document in read_documents(DEPLOY / "controller.yaml"))
-        controller["spec"]["template"]["spec"]["containers"][0]["args"] = ["controller", "--dataplane", self._dataplane]
+        controller["spec"]["replicas"] = 1  # a standby would cost memory, and no node is ever lost
+        controller["spec"]["template"]["spec"]["containers"][0]["args"] += ["--dataplane", self._dataplane]
         (endpoint,) = (document.json() for document in read_documents(DEPLOY / "endpoint.yaml"))
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": controller["metadata"]["namespace"]}}
         return [(NAMESPACES, namespace), (DEPLOYMENTS, controller), (DAEMON_SETS, endpoint)]

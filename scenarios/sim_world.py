@@ -139,7 +139,8 @@ class SimWorld:
 def installed(dataplane: str) -> Iterator[tuple[Resource, Json]]:
     """Tidegate itself, as `live/deploy` installs it."""
     (controller,) = (document.json() for document in read_documents(DEPLOY / "controller.yaml"))
-    controller["spec"]["template"]["spec"]["containers"][0]["args"] = ["controller", "--dataplane", dataplane]
+    controller["spec"]["replicas"] = 1  # a standby would cost memory, and no node is ever lost
+    controller["spec"]["template"]["spec"]["containers"][0]["args"] += ["--dataplane", dataplane]
     yield DEPLOYMENTS, controller
     (endpoint,) = (document.json() for document in read_documents(DEPLOY / "endpoint.yaml"))
     yield DAEMON_SETS, endpoint

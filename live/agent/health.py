@@ -14,6 +14,8 @@ class Health:
     def __init__(self) -> None:
         self._alive: dict[str, Check] = {}
         self._ready: dict[str, Check] = {}
+        self.as_what = "ok"
+        """What a process that is ready says it is: "standby", for one."""
 
     def must_live(self, name: str, check: Check) -> None:
         """When `check` finds something, only a restart of the process will help."""

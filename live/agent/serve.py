@@ -63,14 +63,14 @@ class HttpServer:
 def agent_routes(health: Health, metrics: Registry) -> dict[str, Handler]:
     """/healthz and /readyz: 200, or 503 with a line for each reason. /metrics: Prometheus text."""
 
-    def verdict(reasons: tuple[str, ...]) -> Answer:
+    def verdict(reasons: tuple[str, ...], good: str = "ok") -> Answer:
         if reasons:
             return Answer(code=503, text="".join(f"{reason}\n" for reason in reasons))
-        return Answer(text="ok\n")
+        return Answer(text=f"{good}\n")
 
     return {
         "/healthz": lambda _: verdict(health.why_dead()),
-        "/readyz": lambda _: verdict(health.why_not_ready()),
+        "/readyz": lambda _: verdict(health.why_not_ready(), health.as_what),
         "/metrics": lambda _: Answer(content_type=CONTENT_TYPE, text=metrics.render()),
     }
 

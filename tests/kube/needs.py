@@ -14,6 +14,7 @@ from live.agent import load_balancer
 EVERYWHERE: Final = ""
 """The scope of who may be asked about objects of any namespace, and of kinds that have none."""
 GATEWAYS_NAMESPACE: Final = "default"
+OWN_NAMESPACE: Final = "tidegate-system"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,6 +59,7 @@ CONTROLLER: Final = (
     | {right("patch", resource, "status") for resource in STATUSES}  # Controller._statuses
     | applied(kube.EVENTS)
     | {right("get", kube.EVENTS)}  # Controller._tell
+    | {right(verb, kube.LEASES, scope=OWN_NAMESPACE) for verb in ("get", "create", "update")}  # live.leader.Candidate
     # blockOwnerDeletion in the owner references of core.manifests.render.endpoint_slice and core.manifests.workloads.workload
     | {right("update", kube.SERVICES, "finalizers"), right("update", kube.GATEWAYS, "finalizers")}
 )

@@ -12,7 +12,7 @@ import yaml
 
 from core.kube import ALL_RESOURCES
 from tests.contract.kube.client import Client, Json, Server
-from tests.kube.needs import EVERYWHERE, GATEWAYS_NAMESPACE, NEEDS, Right, covers
+from tests.kube.needs import EVERYWHERE, GATEWAYS_NAMESPACE, NEEDS, OWN_NAMESPACE, Right, covers
 
 RBAC = Path(__file__).parents[2] / "live" / "deploy" / "rbac.yaml"
 ACCESS = "rbac.authorization.k8s.io"
@@ -75,13 +75,14 @@ def resources(api: Client) -> Iterator[tuple[str, str, bool]]:
 
 @pytest.fixture(scope="module")
 def questions(installed: Client) -> list[Right]:
-    """Every verb on every resource, everywhere, in the Gateways' namespace and in another."""
+    """Every verb on every resource: everywhere, in the Gateways' namespace, in Tidegate's own and in another."""
+    namespaces = (GATEWAYS_NAMESPACE, OWN_NAMESPACE, OTHER_NAMESPACE)
     found = set()
     for group, resource, namespaced in resources(installed):
-        for scope in (EVERYWHERE, GATEWAYS_NAMESPACE, OTHER_NAMESPACE) if namespaced else (EVERYWHERE,):
+        for scope in (EVERYWHERE, *namespaces) if namespaced else (EVERYWHERE,):
             found |= {Right(verb, group, resource, scope) for verb in VERBS}
     for verb, group, resource in MORE_VERBS:
-        found |= {Right(verb, group, resource, scope) for scope in (EVERYWHERE, GATEWAYS_NAMESPACE, OTHER_NAMESPACE)}
+        found |= {Right(verb, group, resource, scope) for scope in (EVERYWHERE, *namespaces)}
     return sorted(found)
 
 
