@@ -129,7 +129,8 @@ def provenance() -> dict[str, object]:
         "packages": dict(_versions()),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        "user_id": os.geteuid(),
+        # Windows has no such thing.
+        "user_id": os.geteuid() if hasattr(os, "geteuid") else None,
     }
 
 

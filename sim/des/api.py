@@ -134,11 +134,10 @@ class Api:
         if wanted.get("spec") is not current.get("spec"):
             spec = filled(wanted).get("spec")
             wanted = {**wanted, "spec": current["spec"] if spec == current.get("spec") else spec}
-        if any(
-            wanted.get(part) is not current.get(part)
-            for part in wanted.keys() | current.keys()
-            if part not in _NOT_SPEC
-        ):
+        changed = {part for part in wanted.keys() | current.keys() if wanted.get(part) is not current.get(part)}
+        if not changed:
+            return current
+        if changed - _NOT_SPEC:
             generation = current["metadata"]["generation"] + 1
             wanted = {**wanted, "metadata": {**wanted["metadata"], "generation": generation}}
         return self._write(key, wanted, client)
@@ -184,7 +183,7 @@ class Api:
                 tell(keys)
 
 
-_NOT_SPEC = ("metadata", "status")
+_NOT_SPEC = frozenset({"metadata", "status"})
 
 
 def merged(current: Mapping[str, Any], before: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:

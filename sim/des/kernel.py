@@ -88,7 +88,8 @@ class Kernel:
         next_us = self.env.peek()
         if next_us > until_us:
             if until_us > self.now_us:
-                self.env.run(until=until_us)
+                self.until_us(until_us)
+                self.env.step()
             return False
         while self.env.peek() == next_us:
             self.env.step()
