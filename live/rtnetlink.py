@@ -79,6 +79,8 @@ class RuleAction(IntEnum):
     """FR_ACT_*."""
 
     LOOKUP = 1
+    GOTO = 2
+    NOTHING = 3
     BLACKHOLE = 6
     UNREACHABLE = 7
 
@@ -120,6 +122,8 @@ class RuleSpec:
     priority: int
     table: int = 0
     action: RuleAction = RuleAction.LOOKUP
+    target: int = 0
+    """Of GOTO: the priority, above one's own, at whose first rule the kernel goes on; while there is none, at the next rule."""
     source: Prefix | None = None
     mark: int = 0
     mask: int = 0
@@ -128,7 +132,7 @@ class RuleSpec:
     def __str__(self) -> str:
         source = f" from {self.source}" if self.source else ""
         mark = f" fwmark {self.mark:#x}/{self.mask:#x}" if self.mask else ""
-        return f"IPv{self.version} rule {self.priority}{source}{mark} {self.action.name.lower()} {self.table}"
+        return f"IPv{self.version} rule {self.priority}{source}{mark} {self.action.name.lower()} {self.target or self.table}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,6 +373,8 @@ def _rule(rule: RuleSpec, kind: int, flags: int) -> _Request:
         attributes.append(("FRA_SRC", str(rule.source.network_address)))
     if rule.mask:
         attributes += [("FRA_FWMARK", rule.mark), ("FRA_FWMASK", rule.mask)]
+    if rule.target:
+        attributes.append(("FRA_GOTO", rule.target))
     if rule.input_interface:
         attributes.append(("FRA_IIFNAME", rule.input_interface))
     body = {"family": _FAMILY[rule.version], "src_len": bits, "action": int(rule.action), "attrs": attributes}
@@ -386,6 +392,7 @@ def _rule_of(answer: Any) -> RuleSpec | None:
         priority=answer.get_attr("FRA_PRIORITY") or 0,
         table=(answer.get_attr("FRA_TABLE") or answer["table"]) if action is RuleAction.LOOKUP else 0,
         action=action,
+        target=answer.get_attr("FRA_GOTO") or 0,
         source=ip_network((source, answer["src_len"])) if source else None,
         mark=answer.get_attr("FRA_FWMARK") or 0,
         mask=answer.get_attr("FRA_FWMASK") or 0,

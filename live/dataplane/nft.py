@@ -9,7 +9,7 @@ A bucket that rejects is missing from the map. Such packets get a mark of their 
 refused in the forward hook: earlier there is no route by which the kernel could answer, and as a local packet it would not, because
 the VIP is no address of this host. Fragments are put together before all that (a rule with `ct` asks the kernel to).
 
-What the kernel must have: nf_tables with hash, ct, notrack, reject and counters in sets; policy routing. A user namespace will do.
+What the kernel must have: nf_tables with hash, ct, fib, notrack, reject and counters in sets; policy routing. A user namespace will do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from core.lb.forwarding import Flow, Forwarding
 from core.model import ANY_PORT, Address, L4Protocol
 from core.ports import FlowCounter
 from live import sysctl
+from live.dataplane.fence import Fence
 from live.dataplane.grace import wait_for_packets_under_way
+from live.dataplane.loop import Loop
 from live.dataplane.nft_maps import marks_of
 from live.dataplane.nft_marks import REJECT_MARK, MarkRoutes
 from live.dataplane.nft_program import Destination, compile_program, count_name, flow_key
@@ -39,6 +41,9 @@ from live.routes import GATEWAY_TABLE
 from live.rtnetlink import RouteSocket
 
 TABLE: Final = "tidegate"
+OWN: Final = Loop("tg-own0", "tg-own1")
+"""What this host itself sends to a VIP comes in at its peer (live.dataplane.fence)."""
+_OWN_MTU_BYTES: Final = 1500
 
 
 class NftDataplane:
@@ -56,6 +61,7 @@ class NftDataplane:
         self._transaction_bytes = transaction_bytes
         self._state: State | None = None
         self._flows: dict[str, Flow] = {}
+        self._fence = Fence()
 
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
         """See `core.ports.Dataplane`. Packets see the old set or the new one: it is switched in one transaction, in which only those
@@ -70,12 +76,15 @@ class NftDataplane:
         with RouteSocket() as routes, NftSocket() as kernel:
             _check_interfaces(routes, interfaces)
             _set_parameters(interfaces, versions)
+            vips = {vip for flow in forwarding.flows for vip in flow.destinations}
+            entrance, exit_ = OWN.ensure(_OWN_MTU_BYTES)
+            self._fence.extend(vips, interfaces, entrance.index)
             capacity_bytes = self._transaction_bytes or kernel.transaction_bytes
             state, self._state = self._state or load(kernel, self._table), None
             targets = {target.address for pool in pools.values() for target in pool.targets}
             marks = self._marks.acquire(routes, targets, versions)
             tables = marks_of(pools, marks)
-            desired = _desired(forwarding, tables, interfaces, state, capacity_bytes)
+            desired = _desired(forwarding, tables, (*interfaces, exit_.name), state, capacity_bytes)
             plan = transactions(self._table, state, desired, capacity_bytes)
             for messages in (*plan.additions, plan.switch):
                 kernel.commit(messages)
@@ -85,6 +94,7 @@ class NftDataplane:
                     kernel.commit(messages)
                 self._marks.release(routes, marks)
                 self._state = desired.state()
+            self._fence.narrow(vips, interfaces)
         self._flows = {flow_key(flow): flow for flow in forwarding.flows}
 
     def counters(self) -> Sequence[FlowCounter]:
@@ -115,6 +125,8 @@ class NftDataplane:
             # Adding it first makes deleting it succeed in any case.
             kernel.commit([self._table.create(), self._table.delete()])
             self._marks.remove(routes)
+        self._fence.remove()
+        OWN.remove()
         self._state = None
         self._flows = {}
 
@@ -183,6 +195,10 @@ def _set_parameters(interfaces: Sequence[str], versions: Sequence[int]) -> None:
         for name in ("all", *interfaces):
             sysctl.ensure(f"net/ipv4/conf/{name}/rp_filter", "0")
             sysctl.ensure(f"net/ipv4/conf/{name}/send_redirects", "0")
+        for name in interfaces:
+            # Otherwise, because there are policy rules, the kernel walks through all of them a second time for each packet, just to see
+            # whether its source is one of our addresses. nft_program drops such packets. Source: fib_validate_source.
+            sysctl.ensure(f"net/ipv4/conf/{name}/accept_local", "1")
     if 6 in versions:
         sysctl.ensure("net/ipv6/conf/all/forwarding", "1")
         sysctl.ensure("net/ipv6/fwmark_reflect", "1")

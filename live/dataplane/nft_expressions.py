@@ -165,6 +165,12 @@ def connection_state(word: int = 0) -> bytes:
     return _expression("ct", _register(1, word), be32(2, 0))
 
 
+def source_kind(word: int = 0) -> bytes:
+    """Loads what the source address is to this host's routing tables (RTN_LOCAL = 2: its own), as a number in host order."""
+    address_kind, of_source = 3, 1
+    return _expression("fib", _register(1, word), be32(2, address_kind), be32(3, of_source))
+
+
 def untracked() -> bytes:
     """Keeps the packet away from connection tracking."""
     return _expression("notrack")

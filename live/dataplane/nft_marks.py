@@ -1,6 +1,9 @@
 """Targets as packet marks: a mark, a rule and a table with one default route for each target address.
 
-    mark 0x54470000 | n  --rule-->  table 0x54470000 | n  --default-->  the target
+    mark 0x54470000 | n  --rules-->  table 0x54470000 | n  --default-->  the target
+
+The kernel tries policy rules one after the other, so they are a tree of two levels: one of 16 rules leads on to those of the marks with
+the same last four bits. Packets without a mark of ours go past all of them.
 
 The allocation lives in the kernel and nowhere else: an agent that starts anew reads it from the routes. Below stands a blackhole for
 all our marks: what has a mark and no route is lost, never sent to the primary network.
@@ -34,12 +37,17 @@ LOST_MARK: Final = MARK_BASE | 0xFFFE
 _FIRST, _LAST = 1, 0xFFFD
 _METRIC: Final = 100
 
+OTHERS: Final = 19999
 OWN_ANSWERS: Final = 20000
 NO_LEAK: Final = 20001
-REJECTED: Final = 20002
-TARGETS: Final = 20003
-NO_ROUTE: Final = 20004
-_PRIORITIES: Final = frozenset((OWN_ANSWERS, NO_LEAK, REJECTED, TARGETS, NO_ROUTE))
+GROUPS: Final = 20002
+REJECTED: Final = 20003
+TARGETS: Final = range(20010, 20026)
+"""By group: the last bits of a mark."""
+NO_ROUTE: Final = 20030
+BEHIND: Final = 20031
+_PRIORITIES: Final = frozenset((OTHERS, OWN_ANSWERS, NO_LEAK, GROUPS, REJECTED, *TARGETS, NO_ROUTE, BEHIND))
+_GROUP_MASK: Final = MARK_MASK | (len(TARGETS) - 1)
 
 
 class MarkRoutes:
@@ -75,7 +83,7 @@ class MarkRoutes:
                 raise DataplaneError(f"{len(targets)} targets; the nft plane has marks for {_LAST - _FIRST + 1}")
             result[target] = mark
             routes.append(_route(target, mark, interface))
-        wanted_rules = {_rule(target, mark) for target, mark in result.items() if mark != LOST_MARK}
+        wanted_rules = _rules({target: mark for target, mark in result.items() if mark != LOST_MARK})
         wanted_rules |= {rule for version in versions for rule in self._fixed_rules(version)}
         there = {rule for rule in kernel.rules() if rule.priority in _PRIORITIES}
         kernel.apply(
@@ -89,10 +97,12 @@ class MarkRoutes:
     def release(self, kernel: RouteSocket, in_use: Mapping[Address, int]) -> None:
         """Takes the routes of all marks but `in_use` away; no packet has them any more."""
         used = frozenset(in_use.values())
-        old = {target: mark for target, mark in self.marks(kernel).items() if mark not in used}
+        known = self.marks(kernel)
+        old = {target: mark for target, mark in known.items() if mark not in used}
+        rest = _rules({target: mark for target, mark in known.items() if mark in used})
         kernel.apply(
             Change(
-                old_rules=tuple(_rule(target, mark) for target, mark in old.items()),
+                old_rules=tuple(sorted(_rules(old) - rest, key=str)),
                 old_routes=tuple(_route(target, mark, 0) for target, mark in old.items()),
             )
         )
@@ -110,10 +120,12 @@ class MarkRoutes:
         # The kernel reflects the mark of a packet in what it answers (fwmark_reflect); what it sends itself comes from "lo".
         everything, exactly = MARK_MASK, 0xFFFFFFFF
         return [
+            rule(OTHERS, 0, everything, action=RuleAction.GOTO, target=BEHIND),
             rule(OWN_ANSWERS, MARK_BASE, everything, input_interface="lo", table=self._reply_table),
             rule(NO_LEAK, MARK_BASE, everything, input_interface="lo", action=RuleAction.UNREACHABLE),
             rule(REJECTED, REJECT_MARK, exactly, table=self._reply_table),
             rule(NO_ROUTE, MARK_BASE, everything, action=RuleAction.BLACKHOLE),
+            RuleSpec(version=version, priority=BEHIND, action=RuleAction.NOTHING),
         ]
 
 
@@ -121,8 +133,25 @@ def _is_target(mark: int) -> bool:
     return mark & MARK_MASK == MARK_BASE
 
 
-def _rule(target: Address, mark: int) -> RuleSpec:
-    return RuleSpec(version=target.version, priority=TARGETS, mark=mark, mask=0xFFFFFFFF, table=mark)
+def _rules(marks: Mapping[Address, int]) -> set[RuleSpec]:
+    """The rules of each mark, and those that lead to its group."""
+    found = set()
+    for version, mark in {(target.version, mark) for target, mark in marks.items()}:
+        group = mark & _GROUP_MASK
+        priority = TARGETS[group & ~MARK_MASK]
+        to_group = RuleSpec(
+            version=version,
+            priority=GROUPS,
+            mark=group,
+            mask=_GROUP_MASK,
+            action=RuleAction.GOTO,
+            target=priority,
+        )
+        found |= {
+            to_group,
+            RuleSpec(version=version, priority=priority, mark=mark, mask=0xFFFFFFFF, table=mark),
+        }
+    return found
 
 
 def _route(target: Address, mark: int, interface: int) -> RouteSpec:

@@ -135,8 +135,7 @@ class _Compiler:
 
     def compile(self, interfaces: Sequence[str]) -> Program:
         self._chain("defragment", [nft.connection_state()])
-        names = [element(name.encode().ljust(NAME_KEY.length, b"\0")) for name in sorted(interfaces)]
-        arrived = self._set("interfaces", SetContent(key=NAME_KEY, elements=tuple(names), intervals=False))
+        from_here = nft.meta(Meta.INPUT_NAME) + self._one_of(interfaces)
         entry, replies = [], []
         for version in (4, 6):
             flows = [flow for flow in self._flows if flow.version == version]
@@ -148,11 +147,22 @@ class _Compiler:
             )
             family = nft.meta(Meta.FAMILY) + nft.compare(bytes([FAMILY[version]]))
             to_vip = family + nft.payload(direct.destination) + nft.contained(vips)
-            from_here = nft.meta(Meta.INPUT_NAME) + nft.contained(arrived)
             entry.append(from_here + to_vip + nft.untracked() + nft.goto(self._family(version, flows)))
+            if version == 4:
+                # What `accept_local` (live.dataplane.nft) lets through and is not for a VIP: nobody outside has our addresses.
+                ours = nft.source_kind() + nft.compare((2).to_bytes(4, sys.byteorder))
+                entry.append(from_here + family + ours + nft.decide(Verdict.DROP))
             replies.append(family + nft.payload(direct.source) + nft.contained(vips) + nft.untracked())
         self._program.entry = (*entry, *replies)
         return self._program
+
+    def _one_of(self, interfaces: Sequence[str]) -> bytes:
+        """Ends the rule unless the loaded name is that of one of `interfaces`."""
+        names = [name.encode().ljust(NAME_KEY.length, b"\0") for name in sorted(set(interfaces))]
+        if len(names) == 1:
+            return nft.compare(names[0])
+        elements = tuple(element(name) for name in names)
+        return nft.contained(self._set("interfaces", SetContent(key=NAME_KEY, elements=elements, intervals=False)))
 
     def _family(self, version: int, flows: Sequence[Flow]) -> str:
         """The chain of packets to a VIP of one family."""

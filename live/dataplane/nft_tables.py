@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from live.dataplane import nft_expressions as nft
-from live.dataplane.nft_expressions import Meta, Reject
+from live.dataplane.nft_expressions import Compare, Meta, Reject, Verdict
 from live.dataplane.nft_maps import PREFIX, assign
 from live.dataplane.nft_marks import REJECT_MARK
 from live.dataplane.nft_packets import FAMILY
@@ -87,11 +87,12 @@ class Desired:
     @property
     def base(self) -> dict[str, tuple[bytes, ...]]:
         mark = REJECT_MARK.to_bytes(4, sys.byteorder)
-        refused = nft.meta(Meta.MARK) + nft.compare(mark)
+        load_mark = nft.meta(Meta.MARK)
+        forwarded = load_mark + nft.compare(mark, operator=Compare.NOT_EQUAL) + nft.decide(Verdict.ACCEPT)
         tcp = nft.meta(Meta.PROTOCOL) + nft.compare(bytes([6]))
         return {
             ENTRY: self.program.entry,
-            REFUSE: (refused + tcp + nft.reject(Reject.TCP_RESET), refused + nft.reject(Reject.ICMP)),
+            REFUSE: (forwarded, tcp + nft.reject(Reject.TCP_RESET), nft.reject(Reject.ICMP)),
         }
 
 

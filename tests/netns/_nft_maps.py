@@ -25,7 +25,7 @@ def differences(planned: GatewayPlan, expected: Sequence[tuple[Address, ...]]) -
     with RouteSocket() as routes, NftSocket() as kernel:
         state = load(kernel, TABLE)
         marks = MarkRoutes(reply_table=GATEWAY_TABLE).marks(routes)
-        ruled = {rule.mark for rule in routes.rules() if rule.priority == nft_marks.TARGETS}
+        ruled = {rule.mark for rule in routes.rules() if rule.priority in nft_marks.TARGETS}
         capacity_bytes = kernel.transaction_bytes
     address_of = {mark: address for address, mark in marks.items()}
     found = {tuple(address_of.get(int(mark)) for mark in table) for table in state.maps.values()}

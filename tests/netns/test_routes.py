@@ -137,6 +137,8 @@ def test_rules_are_read_back_as_written(gateway: Path, version: int) -> None:
         RuleSpec(version=version, priority=1, table=5, input_interface="vlan"),
         RuleSpec(version=version, priority=2, table=0x54470001, mark=0x54470001, mask=0xFFFFFFFF),
         RuleSpec(version=version, priority=3, action=RuleAction.UNREACHABLE, mark=0x54470000, mask=0xFFFF0000),
+        RuleSpec(version=version, priority=3, action=RuleAction.GOTO, target=4, mark=0x54470000, mask=0xFFFF000F),
+        RuleSpec(version=version, priority=3, action=RuleAction.NOTHING),
         RuleSpec(version=version, priority=4, action=RuleAction.BLACKHOLE),
         RuleSpec(version=version, priority=5, table=254, source=VIPS[1 if version == 4 else 3]),
     ]
