@@ -133,10 +133,10 @@ def possible_cpus() -> int:
 # --- programs and links ----------------------------------------------------------------------------------------------------
 
 
-def load_trivial(program_type: int) -> int:
-    """A program of two instructions that returns 0: what a probe asks the kernel for."""
+def load_trivial(program_type: int, *, result: int = 0) -> int:
+    """A program of two instructions that returns `result`: what a probe asks the kernel for, or (2, TC_ACT_SHOT) a drop."""
     instructions = ctypes.create_string_buffer(
-        struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0), 16
+        struct.pack("=BBhi", 0xB7, 0, 0, result) + struct.pack("=BBhi", 0x95, 0, 0, 0), 16
     )
     licence = ctypes.create_string_buffer(b"Dual MIT/GPL")
     attributes = struct.pack(
