@@ -19,11 +19,19 @@ class Bench(NamedTuple):
 
     module: str
     summary: str
+    needs: tuple[str, ...] = ()
+    """Capabilities of the machine without which it does not run; with any it runs in throw-away namespaces."""
 
 
 BENCHES = {
     "tables": Bench("scenarios.bench.tables", "how long a Maglev table takes, beside a C program; what one slot moves"),
+    "sim": Bench("scenarios.bench.sim", "open connections in virtual time while 1,000 targets change 100 times"),
     "plan": Bench("scenarios.bench.plan", "plan() over many gateways, and the cost of one endpoint that changes"),
+    "dataplane": Bench(
+        "scenarios.bench.dataplane",
+        "CPU time of packets and connections by tc, nft and kernel forwarding; many routes, many prefixes",
+        needs=("namespaces", "ip", "nft", "veth", "bpf"),
+    ),
 }
 
 
