@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.errors import TidegateError
+
+log = logging.getLogger(__name__)
 
 FORK_SERVER = Path(__file__).resolve().parents[1] / "apps" / "forkserver.py"
 START_DEADLINE_S = 30.0
@@ -157,20 +160,25 @@ class ForkServer:
         if self._socket is not None:
             return
         ours, theirs = socket.socketpair()
-        self._process = subprocess.Popen([sys.executable, "-I", "-S", str(FORK_SERVER)], stdin=theirs.fileno())
+        # A session of its own: Ctrl-C in the terminal is for the run, which ends the server in its turn.
+        command = [sys.executable, "-I", "-S", str(FORK_SERVER)]
+        self._process = subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
         theirs.close()
         self._socket = ours
         self._reader = threading.Thread(target=self._read, args=(ours,), name="fork server", daemon=True)
         self._reader.start()
 
     def _read(self, connection: socket.socket) -> None:
-        with connection.makefile("rb") as lines:
-            for line in lines:
-                message = json.loads(line)
-                if "ended" in message:
-                    self._note_end(message["ended"], message["code"])
-                else:
-                    self._note_start(message)
+        try:
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    message = json.loads(line)
+                    if "ended" in message:
+                        self._note_end(message["ended"], message["code"])
+                    else:
+                        self._note_start(message)
+        except ConnectionResetError:
+            log.info("the fork server ended before it had read everything")
         with self._lock:
             waiting, self._answers = self._answers, {}
             running, self._running = self._running, {}

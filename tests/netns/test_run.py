@@ -225,6 +225,26 @@ def test_nothing_is_left_after_kill_9(tmp_path: Path, scenario: str, phase: str,
     assert left == {}
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_in_one_line(tmp_path: Path) -> None:
+    before = what_there_is()
+    command = [sys.executable, "-m", "scenarios.cli", "run", "poc2-update", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        assert any("gateways programmed" in line for line in process.stderr)
+        made = frozenset(name for one in descendants(process.pid) for name in namespaces_of(one))
+        made -= set(namespaces_of(Path("/proc/self")))
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everyone in the foreground
+        said = process.stderr.read()
+    assert process.wait() == 130
+    assert "Traceback" not in said
+    assert said.endswith("\ntidegate: interrupted\n")
+    assert new_in(before, what_there_is(made)) == {}
+
+
 @pytest.fixture
 def testbed(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment = os.environ | {"TIDEGATE_TESTBED": str(tmp_path)}
