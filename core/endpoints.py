@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from core import names, slots
@@ -40,15 +41,14 @@ def _age(selected: Selected) -> tuple[str, str, str]:
     return (meta.created, meta.name, meta.uid)
 
 
-def addresses_on(pod: Pod, networks: Iterable[tuple[str, str]]) -> dict[int, Address]:
+def addresses_on(pod: Pod, networks: AbstractSet[tuple[str, str]]) -> dict[int, Address]:
     """The Pod's first address of each family on `networks` ((namespace, name) of a NetworkAttachmentDefinition): 4 or 6 -> address.
 
     The interface's name does not count.
     """
-    wanted = set(networks)
     found: dict[int, Address] = {}
     for status in pod.networks:
-        if (status.namespace, status.name) in wanted:
+        if (status.namespace, status.name) in networks:
             for address in status.addresses:
                 found.setdefault(address.version, address)
     return found

@@ -120,6 +120,8 @@ class _ServicePlan:
     selected: tuple[Selected, ...]
     slices: tuple[EndpointSlice, ...]
     usable: Mapping[int, Usable]
+    refs: frozenset[ObjectRef]
+    """Of the Pods in `selected`."""
 
 
 class Planner:
@@ -226,13 +228,14 @@ class Planner:
             known = self._services.get(ref)
             if known is not None and (known.pods, known.stored) == (pods, stored) and known.served == served:
                 continue
-            if known is not None:
-                self._forget_pods(ref)
-            planned = self._service_plan(served, pods, stored)
-            self._services[ref] = planned
-            for pod in planned.selected:
-                self._services_of_pod.setdefault(pod.pod.meta.ref, set()).add(ref)
-                self._stale_pods.add(pod.pod.meta.ref)
+            before = known.refs if known is not None else frozenset()
+            planned = self._services[ref] = self._service_plan(served, pods, stored)
+            for gone in before - planned.refs:
+                self._services_of_pod[gone].discard(ref)
+            for new in planned.refs - before:
+                self._services_of_pod.setdefault(new, set()).add(ref)
+            same = known is not None and known.served == served
+            self._stale_pods |= before ^ planned.refs if same else before | planned.refs
 
     def _service_plan(self, served: ServedService, pods: int, stored: int) -> _ServicePlan:
         service = served.service
@@ -245,11 +248,13 @@ class Planner:
             needs_attachment=served.needs_attachment,
         )
         usable = {slice_.version: usable_of(slice_) for slice_ in slices}
-        return _ServicePlan(served=served, pods=pods, stored=stored, selected=selected, slices=slices, usable=usable)
+        refs = frozenset(one.pod.meta.ref for one in selected)
+        return _ServicePlan(
+            served=served, pods=pods, stored=stored, selected=selected, slices=slices, usable=usable, refs=refs
+        )
 
     def _forget_pods(self, service: ObjectRef) -> None:
-        for pod in self._services[service].selected:
-            ref = pod.pod.meta.ref
+        for ref in self._services[service].refs:
             self._services_of_pod[ref].discard(service)
             self._stale_pods.add(ref)
 
@@ -269,7 +274,7 @@ class Planner:
             if known is None or known[1].next_hops != planned.next_hops:
                 for service in relations.backends[ref]:
                     if service in self._services:
-                        self._stale_pods.update(pod.pod.meta.ref for pod in self._services[service].selected)
+                        self._stale_pods |= self._services[service].refs
 
     def _gateway_plan(self, relations: Relations, gateway: Gateway, pods: tuple[Pod, ...]) -> GatewayPlan:
         ref = gateway.meta.ref
