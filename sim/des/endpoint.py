@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from core import names
@@ -13,6 +13,7 @@ from sim.des.fabric import PodPlace
 from sim.des.kernel import Loop
 from sim.des.nodes import TellReady
 from sim.des.parts import Parts
+from sim.des.seen import Key
 
 CLIENT = "tidegate-endpoint"
 
@@ -32,7 +33,14 @@ class EndpointAgent:
     def start(self) -> None:
         latencies = self._parts.latencies
         loop = Loop(self._parts.kernel, self._turn, turn_s=latencies.attach_s, window_s=latencies.work_window_s)
-        self._ends = [self._parts.api.watch(["Pod"], loop.wake, client=f"{CLIENT}-{self._node}"), loop.stop]
+
+        def tell(keys: Sequence[Key]) -> None:
+            """The watch has a field selector: Pods of other nodes are not told of."""
+            pods = (self._parts.api.seen.get(*key) for key in keys)
+            if any(pod is None or pod["spec"].get("nodeName") == self._node for pod in pods):
+                loop.wake()
+
+        self._ends = [self._parts.api.watch(["Pod"], tell, client=f"{CLIENT}-{self._node}"), loop.stop]
         loop.wake()
 
     def stop(self) -> None:

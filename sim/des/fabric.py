@@ -115,7 +115,8 @@ class Fabric:
         for address in place.addresses:
             if self._by_address.get(address) is place:
                 del self._by_address[address]
-        self.changed.fire()
+        if place.listening:
+            self.changed.fire()
 
     def places(self, node: str) -> tuple[PodPlace, ...]:
         """The Pods that have a namespace on a node."""
@@ -169,22 +170,30 @@ class Fabric:
             for address in place.addresses
         }
         service = (tuples.protocol, tuples.destination_port)
+        attached: dict[int, bool] = {}
+        """id(attachments) -> whether they hold the address and have a way back; most Pods share them."""
 
         def who(address: Address) -> int:
             place = self._by_address.get(address)
             if place is None:
                 return NOBODY
-            for attachment in place.attachments:
-                if any(tuples.destination in vip for vip in attachment.vips):
-                    if ways_out.isdisjoint(attachment.next_hops):
-                        return NOBODY
-                    return place.index if service in place.listening else REFUSED
-            return NOBODY
+            key = id(place.attachments)
+            if key not in attached:
+                attached[key] = _serves(place.attachments, tuples.destination, ways_out)
+            if not attached[key]:
+                return NOBODY
+            return place.index if service in place.listening else REFUSED
 
         return who
 
     def _place(self, uid: str) -> PodPlace | None:
         return next((places[uid] for places in self._places.values() if uid in places), None)
+
+
+def _serves(attachments: Iterable[Attachment], vip: Address, ways_out: set[Address]) -> bool:
+    """Whether a Pod with these attachments holds `vip`, and has a way back for its replies."""
+    first = next((one for one in attachments if any(vip in prefix for prefix in one.vips)), None)
+    return first is not None and not ways_out.isdisjoint(first.next_hops)
 
 
 def _numbers(placement: Placement, who: Callable[[Address], int]) -> Indices:

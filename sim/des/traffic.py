@@ -87,7 +87,7 @@ class Drive:
 
     def finish(self) -> Result:
         """What became of the connections; they end now."""
-        self._look()
+        self.look()
         self._ended = True
         self._open[:] = False
         return Result(
@@ -138,9 +138,9 @@ class Drive:
             # Whatever else changes at this moment is one change.
             yield self._kernel.after(0.0)
             if not self._ended:
-                self._look()
+                self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Connections whose packets no longer reach who answered them are lost."""
         if self._open.any():
             lost = self._fabric.answers(self._router, self._flows) != self._answered_by
