@@ -8,6 +8,8 @@ tc.py            BPF at the ingress of each interface; its parts:
   tc_tables.py     what stands in the maps, and in which order it changes
   tc_slow.py       what the fast path cannot do by itself: fragments out of order, packets without offloads
   bpf.py           bpf(2); libbpf.py: the ELF object
+fence.py         nothing of a VIP by the primary network, and what the gateway itself sends to a VIP; for both
+loop.py          the device that leads that back in
 egress.py        on which interface a target is
 nft.py           nftables: for kernels and users that may not load BPF
 """

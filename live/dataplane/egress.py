@@ -13,7 +13,16 @@ from ipaddress import ip_network
 from typing import Final
 
 from core.model import Address, Prefix
-from live.netlink import NETLINK_ROUTE, DumpInterruptedError, Message, NetlinkSocket, attributes, string, u32
+from live.netlink import (
+    NETLINK_ROUTE,
+    DumpInterruptedError,
+    Message,
+    NetlinkError,
+    NetlinkSocket,
+    attributes,
+    string,
+    u32,
+)
 
 MAIN_TABLE: Final = 254
 
@@ -22,6 +31,7 @@ _IFLA_IFNAME, _IFLA_MTU = 3, 4
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 1, 4, 5, 6, 9, 15, 18
 _UNICAST: Final = 1
 _CLONED: Final = 0x200
+_ENOENT: Final = 2
 _ROUTE_HEADER: Final = struct.Struct("=8BI")
 _ATTEMPTS: Final = 10
 
@@ -72,7 +82,7 @@ class Egress:
 def links() -> dict[str, Link]:
     """Every interface of this namespace, by name."""
     found = {}
-    for body in _dump(Message(_GETLINK, 0, struct.pack("=BxHiII", 0, 0, 0, 0, 0), "listing interfaces")):
+    for body in dump(Message(_GETLINK, 0, struct.pack("=BxHiII", 0, 0, 0, 0, 0), "listing interfaces")):
         values = attributes(body[16:])
         name = string(values[_IFLA_IFNAME])
         index = struct.unpack_from("=i", body, 4)[0]
@@ -86,21 +96,33 @@ def egress(there: Mapping[str, Link]) -> Egress:
 
 
 def _on_link(version: int) -> list[OnLink]:
+    return routes_of(version, MAIN_TABLE)
+
+
+def routes_of(version: int, table: int) -> list[OnLink]:
+    """The routes of a table that have no gateway; none when there is no such table."""
     family, zeros = (socket.AF_INET, bytes(4)) if version == 4 else (socket.AF_INET6, bytes(16))
-    request = _ROUTE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + u32(_RTA_TABLE, MAIN_TABLE)
+    request = _ROUTE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + u32(_RTA_TABLE, table)
+    try:
+        answers = dump(Message(_GETROUTE, 0, request, f"listing routes of IPv{version}"))
+    except NetlinkError as error:
+        if error.errno == _ENOENT:
+            return []
+        raise
     found = []
-    for body in _dump(Message(_GETROUTE, 0, request, f"listing routes of IPv{version}")):
-        _, bits, _, _, table, _, _, kind, flags = _ROUTE_HEADER.unpack_from(body)
+    for body in answers:
+        _, bits, _, _, _, _, _, kind, flags = _ROUTE_HEADER.unpack_from(body)
         values = attributes(body[12:])
         direct = not values.keys() & {_RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA} and _RTA_OIF in values
-        if table == MAIN_TABLE and kind == _UNICAST and direct and not flags & _CLONED:
+        mine = struct.unpack("=I", values[_RTA_TABLE])[0] == table
+        if mine and kind == _UNICAST and direct and not flags & _CLONED:
             network = ip_network((values.get(_RTA_DST, zeros), bits))
             metric = struct.unpack("=I", values[_RTA_PRIORITY])[0] if _RTA_PRIORITY in values else 0
             found.append(OnLink(network=network, metric=metric, interface=struct.unpack("=i", values[_RTA_OIF])[0]))
     return found
 
 
-def _dump(message: Message) -> list[bytes]:
+def dump(message: Message) -> list[bytes]:
     """What the kernel lists, from a moment in which nothing changed."""
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
         for _ in range(_ATTEMPTS - 1):

@@ -5,7 +5,7 @@
  *
  *   tg_ingress   at the ingress of every interface that VIP traffic may come from
  *   tg_answer    at the end of the slow device: packets to be answered
- *   tg_slow      behind it: fragments that the kernel has put in order
+ *   tg_slow      behind it: fragments that the kernel has put in order, and what this host sends to a VIP
  *
  * Maps are in tc_maps.h; live/dataplane/tc_program.py makes and fills them.
  */
@@ -326,9 +326,9 @@ int tg_slow(struct __sk_buff *skb)
 {
 	int verdict;
 
-	if (skb->mark != limits.fragment_mark)
-		return TC_ACT_SHOT;
-	skb->mark = 0;
+	/* Marked: fragments in order. Else what this host itself has to say to a VIP (live/dataplane/fence.py). */
+	if (skb->mark == limits.fragment_mark)
+		skb->mark = 0;
 	verdict = balance(skb, true);
 	/* Nothing goes up from here: no VIP is local. */
 	return verdict == NEXT ? TC_ACT_SHOT : verdict;

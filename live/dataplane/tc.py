@@ -21,6 +21,7 @@ from core.ports import FlowCounter
 from live import sysctl
 from live.dataplane import bpf, libbpf, tc_slow
 from live.dataplane.egress import Egress, Link, egress, links
+from live.dataplane.fence import Fence
 from live.dataplane.tc_image import compile_flows
 from live.dataplane.tc_program import (
     COMPILE_COMMAND,
@@ -107,6 +108,7 @@ class TcDataplane:
         self._tables: Tables | None = None
         self._fragments: int | None = None
         self._unreachable: frozenset[Target] = frozenset()
+        self._fence = Fence()
 
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
         """Makes `forwarding` true for packets that arrive on `interfaces` (tc_tables.py says in which order), and for no others.
@@ -130,6 +132,8 @@ class TcDataplane:
             _sweep(self._pins.parent)
             self._pins.mkdir()
         entrance, exit_ = tc_slow.ensure(min(mtus, default=1500))
+        vips = {vip for flow in forwarding.flows for vip in flow.destinations}
+        self._fence.extend(vips, interfaces, entrance.index)
         before = self._tables
         self._fill(forwarding, _records(way_out), entrance.index)
         try:
@@ -137,6 +141,7 @@ class TcDataplane:
         finally:
             if before is not None and before is not self._tables:
                 before.program.close()
+        self._fence.narrow(vips, interfaces)
 
     def _tell_unreachable(self, targets: set[Target], way_out: Egress) -> None:
         unreachable = frozenset(target for target in targets if way_out.link_of(target.address) is None)
@@ -261,6 +266,7 @@ class TcDataplane:
                 path.unlink()
             self._pins.rmdir()
         self.close()
+        self._fence.remove()
         tc_slow.remove()
 
     def close(self) -> None:

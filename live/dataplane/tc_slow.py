@@ -5,8 +5,9 @@
 * The kernel sends marked packets there (a rule, a table): fragments that came in the wrong order, after it has put them together; and
   IPv4 packets that may be fragmented and have to be. It leaves them on tg-slow0 as fragments of that device's MTU, the first one first.
 * The program sends packets there that it is about to answer. The device has no checksum offload, so what comes out is finished.
+* This host sends there what it has itself to say to a VIP (fence.py).
 
-Nothing else uses it: no addresses, no ARP; whatever arrives without a mark is dropped.
+Nothing else uses it; whatever arrives and is not for a VIP is dropped.
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ from typing import Final
 
 from core.errors import DataplaneError
 from live.dataplane import nft_expressions as nft
-from live.dataplane.egress import Link, links
+from live.dataplane.egress import Link
+from live.dataplane.loop import Loop, change
 from live.dataplane.nft_wire import NftSocket, Table
 from live.netlink import (
     CREATE,
     EXCL,
-    NETLINK_ROUTE,
     REPLACE,
     Message,
     NetlinkError,
-    NetlinkSocket,
     attribute,
     be32,
     nested,
@@ -39,8 +39,7 @@ from live.netlink import (
 
 log = logging.getLogger(__name__)
 
-NAME: Final = "tg-slow0"
-PEER: Final = "tg-slow1"
+LOOP: Final = Loop("tg-slow0", "tg-slow1")
 MARK: Final = 0x7467_0001
 """Of packets that the kernel shall send there."""
 ANSWER_MARK: Final = 0x7467_0002
@@ -48,18 +47,15 @@ ANSWER_MARK: Final = 0x7467_0002
 TABLE: Final = 0x7467
 PRIORITY: Final = 20090
 """Before the rules of replies (live/routes.py): a marked packet is on its way to a target."""
-LEAST_MTU_BYTES: Final = 1280
 OUR_PROTOCOL: Final = 0x74
 """As live/rtnetlink.py marks routes and rules of ours."""
 
-_NEWLINK, _DELLINK, _NEWROUTE, _NEWRULE, _DELRULE = 16, 17, 24, 32, 33
+_NEWROUTE, _NEWRULE, _DELRULE = 24, 32, 33
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
-_IFLA_MTU, _IFLA_LINKINFO, _IFLA_AF_SPEC = 4, 18, 26
-_UP, _NOARP = 0x1, 0x80
 DEFRAGMENT: Final = Table("tidegate_tc")
 _CHAIN: Final = "defragment"
 _FIRST_REGISTER: Final = 8  # NFT_REG32_00
-_ENOENT, _EEXIST, _ENODEV = 2, 17, 19
+_ENOENT, _EEXIST = 2, 17
 
 
 def ensure(mtu_bytes: int) -> tuple[Link, Link]:
@@ -67,16 +63,15 @@ def ensure(mtu_bytes: int) -> tuple[Link, Link]:
 
     Raises DataplaneError when the kernel refuses.
     """
-    mtu_bytes = max(mtu_bytes, LEAST_MTU_BYTES)
-    found = links()
-    if NAME not in found or PEER not in found:
-        _change(_remove_message(), _create_message())
-    _change(*(_furnish_message(name) for name in (NAME, PEER)), *(_start_message(n, mtu_bytes) for n in (NAME, PEER)))
-    _without_checksum_offload(NAME)
+    entrance, exit_ = LOOP.ensure(mtu_bytes)
+    _without_checksum_offload(LOOP.name)
     _defragment()
-    found = links()
-    _change(*(_route(family, found[NAME].index) for family in _FAMILIES), *(_rule(family) for family in _FAMILIES))
-    return found[NAME], found[PEER]
+    change(
+        *(_route(family, entrance.index) for family in _FAMILIES),
+        *(_rule(family) for family in _FAMILIES),
+        expected={_NEWRULE: _EEXIST},
+    )
+    return entrance, exit_
 
 
 def remove() -> None:
@@ -84,7 +79,8 @@ def remove() -> None:
     with NftSocket() as kernel:
         kernel.commit([DEFRAGMENT.create(), DEFRAGMENT.delete()])
     # The routes go with the device.
-    _change(*(_rule(family, remove=True) for family in _FAMILIES), _remove_message())
+    change(*(_rule(family, remove=True) for family in _FAMILIES), expected={_DELRULE: _ENOENT})
+    LOOP.remove()
 
 
 def _defragment() -> None:
@@ -120,47 +116,11 @@ def _rule(family: int, *, remove: bool = False) -> Message:
 
 
 def _route(family: int, ifindex: int) -> Message:
-    """``default dev NAME table TABLE``; IPv6 wants a metric to know a route again."""
+    """``default dev tg-slow0 table TABLE``; IPv6 wants a metric to know a route again."""
     unicast, link_scope = 1, 253
     body = struct.pack("=8BI", family, 0, 0, 0, 0, OUR_PROTOCOL, link_scope, unicast, 0)
     body += u32(15, TABLE) + u32(6, 1) + u32(4, ifindex)
-    return Message(_NEWROUTE, CREATE | REPLACE, body, f"adding the route to {NAME}")
-
-
-def _change(*messages: Message) -> None:
-    """Makes changes; what is there already, or is gone already, is no error."""
-    expected = {_DELLINK: _ENODEV, _DELRULE: _ENOENT, _NEWRULE: _EEXIST}
-    with NetlinkSocket(NETLINK_ROUTE) as kernel:
-        errors = [e for e in kernel.change(messages) if expected.get(messages[e.index].kind) != e.errno]
-    if errors:
-        raise errors[0]
-
-
-def _header(flags: int = 0, change: int = 0) -> bytes:
-    return struct.pack("=BxHiII", 0, 0, 0, flags, change)
-
-
-def _remove_message() -> Message:
-    return Message(_DELLINK, 0, _header() + text(3, NAME), f"deleting the device {NAME}")
-
-
-def _create_message() -> Message:
-    veth_info_peer = 1
-    peer = attribute(veth_info_peer, _header() + text(3, PEER))
-    info = nested(_IFLA_LINKINFO, attribute(1, b"veth"), nested(2, peer))
-    return Message(_NEWLINK, CREATE | EXCL, _header() + text(3, NAME) + info, f"making the device {NAME}")
-
-
-def _furnish_message(name: str) -> Message:
-    """No addresses of its own, not even a link-local one: set before the device is up."""
-    inet6_addr_gen_mode, none = 8, 1
-    spec = nested(_IFLA_AF_SPEC, nested(socket.AF_INET6, attribute(inet6_addr_gen_mode, bytes([none]))))
-    return Message(_NEWLINK, 0, _header(_NOARP, _NOARP) + text(3, name) + spec, f"furnishing the device {name}")
-
-
-def _start_message(name: str, mtu_bytes: int) -> Message:
-    body = _header(_UP, _UP) + text(3, name) + u32(_IFLA_MTU, mtu_bytes)
-    return Message(_NEWLINK, 0, body, f"starting the device {name}")
+    return Message(_NEWROUTE, CREATE | REPLACE, body, f"adding the route to {LOOP.name}")
 
 
 def _without_checksum_offload(name: str) -> None:

@@ -232,12 +232,12 @@ def world(target_count: int) -> Iterator[World]:
         net__ipv4__icmp_msgs_burst="1000000",
         net__ipv6__icmp__ratelimit="0",
     )
-    _connect(gateway, "ext0", client, "c0", "169.254.1.{}/24", "fd00:1::{}/64")
+    connect(gateway, "ext0", client, "c0", "169.254.1.{}/24", "fd00:1::{}/64")
     # So that the checksums of the kernel's own resets are there for a packet socket to see.
     gateway.run(lambda: subprocess.run(["ethtool", "-K", "ext0", "tx", "off"], check=True, stdout=subprocess.PIPE))
-    _connect(gateway, "eth0", primary, "eth0", "10.99.0.{}/24", "fd00:99::{}/64")
+    connect(gateway, "eth0", primary, "eth0", "10.99.0.{}/24", "fd00:99::{}/64")
     for i, namespace in enumerate(targets):
-        _connect(gateway, f"t{i}", namespace, "net1", f"172.16.{i}.{{}}/24", f"fd00:16:{i}::{{}}/64")
+        connect(gateway, f"t{i}", namespace, "net1", f"172.16.{i}.{{}}/24", f"fd00:16:{i}::{{}}/64")
     gateway.ip(
         "route add default via 10.99.0.2 dev eth0",
         "-6 route add default via fd00:99::2 dev eth0",
@@ -261,7 +261,8 @@ def world(target_count: int) -> Iterator[World]:
         made.close()
 
 
-def _connect(left: Namespace, left_name: str, right: Namespace, right_name: str, v4: str, v6: str) -> None:
+def connect(left: Namespace, left_name: str, right: Namespace, right_name: str, v4: str, v6: str) -> None:
+    """A veth pair, up, with host 1 of both networks on the left and host 2 on the right; they know each other's MAC address."""
     left.ip(f"link add {left_name} type veth peer name {right_name} netns {right.path}")
     for namespace, name, host in ((left, left_name, 1), (right, right_name, 2)):
         namespace.ip(

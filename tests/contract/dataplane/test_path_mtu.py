@@ -1,0 +1,148 @@
+"""Path MTU: a target learns how large its replies may be, whoever says so, and a transfer over a narrow link recovers.
+
+Nobody tells the client's TCP that the way to it is narrow, so the target begins with segments of 1,500 bytes that do not fit.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from tests.contract.dataplane.conftest import Plane
+from tests.contract.dataplane.sets import VIP, simple
+from tests.contract.dataplane.world import DEADLINE_S, VIP_NETWORKS, Namespace, World, connect, quiet
+
+NARROW_BYTES = 1280
+CONNECTIONS = 8
+PORT = 4000
+CLIENT = {4: "200.1.0.9", 6: "2001:db8:c1::9"}
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+PAYLOAD = random.Random(1).randbytes(300_000)
+
+
+def command(version: int, text: str) -> str:
+    return f"-6 {text}" if version == 6 else text
+
+
+@contextmanager
+def holding(world: World, version: int) -> Iterator[None]:
+    """Targets hold the VIP and answer over the gateway; the client outside knows the way to it."""
+    vip, bits = VIP[version].network_address, VIP[version].prefixlen
+    network = next(n for n in VIP_NETWORKS if (":" in n) == (version == 6))
+    via = "169.254.1.1" if version == 4 else "fd00:1::1"
+    for i, target in enumerate(world.targets):
+        gateway = f"172.16.{i}.1" if version == 4 else f"fd00:16:{i}::1"
+        target.ip(
+            command(version, f"address add {vip}/{bits} dev lo"),
+            command(version, f"route replace default via {gateway} dev net1"),
+        )
+    world.client.ip(command(version, f"route replace {network} via {via} dev c0"))
+    try:
+        yield
+    finally:
+        for target in world.targets:
+            target.ip(
+                command(version, f"address delete {vip}/{bits} dev lo"),
+                command(version, "route delete default dev net1"),
+            )
+        world.client.ip(command(version, f"route delete {network} dev c0"))
+
+
+@contextmanager
+def far_client(world: World, version: int, narrow: bool) -> Iterator[Namespace]:
+    """A client behind the router outside, over a link that is narrow in the direction to the client."""
+    far, router = Namespace(), world.client
+    quiet(far)
+    connect(router, "f0", far, "f1", "10.77.0.{}/24", "fd77::{}/64")
+    address, bits = CLIENT[version], VIP[version].prefixlen
+    if narrow:
+        router.ip(f"link set f0 mtu {NARROW_BYTES}")
+    far.ip(
+        command(version, f"address add {address}/{bits} dev f1" + " nodad" * (version == 6)),
+        command(version, f"route add default via {'10.77.0.1' if version == 4 else 'fd77::1'} src {address}"),
+    )
+    router.ip(command(version, f"route add {address}/{bits} via {'10.77.0.2' if version == 4 else 'fd77::2'}"))
+    router.sysctl(net__ipv4__ip_forward="1", net__ipv6__conf__all__forwarding="1")
+    try:
+        yield far
+    finally:
+        router.sysctl(net__ipv4__ip_forward="0", net__ipv6__conf__all__forwarding="0")
+        router.ip("link delete f0")
+        far.close()
+
+
+@contextmanager
+def serving(world: World, version: int) -> Iterator[None]:
+    """Whoever connects to the VIP gets the payload."""
+
+    def listen() -> socket.socket:
+        return socket.create_server((str(VIP[version].network_address), PORT), family=FAMILY[version])
+
+    listeners = [target.run(listen) for target in world.targets]
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(DEADLINE_S)
+                connection.sendall(PAYLOAD)
+
+    threads = [threading.Thread(target=serve, args=(listener,)) for listener in listeners]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for thread in threads:
+            thread.join()
+
+
+def download(version: int) -> bytes:
+    """Everything that a target sends."""
+    with socket.create_connection((str(VIP[version].network_address), PORT), timeout=DEADLINE_S) as connection:
+        pieces = []
+        while piece := connection.recv(1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def is_too_big(frame: bytes) -> bool:
+    """ICMP fragmentation needed, ICMPv6 packet too big."""
+    packet = frame[14:]
+    if packet[0] >> 4 == 4:
+        return packet[9] == 1 and packet[20:22] == b"\x03\x04"
+    return packet[6] == 58 and packet[40] == 2
+
+
+@pytest.mark.parametrize("where", ["behind the gateway", "further on"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_transfer_over_a_narrow_link_recovers(plane: Plane, gateway_world: World, version: int, where: str) -> None:
+    """The error is the gateway's own, or comes from a router outside; either must reach the very target that sent too much."""
+    world, at_gateway = gateway_world, where == "behind the gateway"
+    plane.apply(simple(world, version, [0, 1, 2, 3]))
+    with holding(world, version), far_client(world, version, narrow=not at_gateway) as far, serving(world, version):
+        if at_gateway:
+            world.gateway.ip(f"link set ext0 mtu {NARROW_BYTES}")
+        try:
+            world.exchange([])
+            received = [far.run(partial(download, version)) for _ in range(CONNECTIONS)]
+            seen = world.exchange([])
+        finally:
+            world.gateway.ip("link set ext0 mtu 1500")
+    assert [len(each) for each in received] == [len(PAYLOAD)] * CONNECTIONS
+    assert set(received) == {PAYLOAD}
+    vip = VIP[version].network_address.packed
+    assert any(is_too_big(frame) and vip in frame for frames in seen.targets for frame in frames)
+    assert not [frame.hex() for frame in seen.primary if vip in frame]
