@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from core.errors import InputError, Problem
-from core.lb.classifier import Decision, Packet, byte_match_holds, classify, decide, flow_hash
+from core.lb.classifier import Decision, Packet, byte_match_holds, flow_hash
 from core.lb.forwarding import Flow
+from core.lb.index import Classifier, PrefixIndex
 from core.model import L4Protocol
 from core.plan import GatewayPlan, Plan
 
 _PACKET = re.compile(
     r"\s*(?P<protocol>[A-Za-z0-9]+)\s+(?P<source>\S+?)\s*(?:->|→)\s*(?P<destination>\S+)\s*",
 )
+FEW_FLOWS = 100
+"""So many flows are all told about; of more, those with the packet's destination."""
 EXPECTED = "such as 'TCP 200.100.0.100:40000 -> 20.0.0.1:4000', 'UDP [200:100::100]:5 -> [2000::1]:4100' or 'ICMP 10.0.0.1 -> 20.0.0.1'"
 
 
@@ -37,6 +40,8 @@ class Explanation:
     hash: int | None
     decision: Decision
     considered: tuple[Considered, ...]
+    elsewhere: int = 0
+    """Flows that were not considered, because they have other destinations."""
 
     @property
     def verdict(self) -> str:
@@ -97,31 +102,52 @@ def _end(word: str, *, has_port: bool) -> tuple[str, str]:
     return match[1] or match[3] or "", match[2] or match[4]
 
 
+class Explainer:
+    """Explains packets against one plan; after the first it takes as long as there are flows with the packet's destination."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._gateways = plan.gateways
+        vips = ((vip, number) for number, gateway in enumerate(plan.gateways) for vip in gateway.vips)
+        self._vips = PrefixIndex(vips)
+        self._classifiers: dict[int, Classifier] = {}
+
+    def explain(self, packet: Packet) -> Explanation:
+        """Where `packet` goes, and for the flows of its gateway why each is taken or not: for all of them when they are few, else for
+        those with its destination."""
+        numbers = [number for found in self._vips.at(packet.destination) for number in found]
+        if not numbers:
+            return Explanation(packet=packet, gateway=None, hash=None, decision=Decision(), considered=())
+        number = min(numbers)
+        gateway = self._gateways[number]
+        if number not in self._classifiers:
+            self._classifiers[number] = Classifier(gateway.forwarding)
+        classifier = self._classifiers[number]
+        flows: Sequence[Flow] = gateway.forwarding.flows
+        if len(flows) > FEW_FLOWS:
+            flows = classifier.near(packet)
+        decision = classifier.decide(packet)
+        return Explanation(
+            packet=packet,
+            gateway=gateway,
+            hash=flow_hash(packet, gateway.forwarding.seed),
+            decision=decision,
+            considered=tuple(_consider(flows, decision.flow, packet)),
+            elsewhere=len(gateway.forwarding.flows) - len(flows),
+        )
+
+
 def explain(plan: Plan, packet: Packet) -> Explanation:
-    """Where `packet` goes, and for every flow of its gateway why it is taken or not."""
-    gateway = next((g for g in plan.gateways if any(packet.destination in vip for vip in g.vips)), None)
-    if gateway is None:
-        return Explanation(packet=packet, gateway=None, hash=None, decision=Decision(), considered=())
-    forwarding = gateway.forwarding
-    decision = decide(forwarding, packet)
-    return Explanation(
-        packet=packet,
-        gateway=gateway,
-        hash=flow_hash(packet, forwarding.seed),
-        decision=decision,
-        considered=tuple(_consider(gateway, packet)),
-    )
+    """See `Explainer.explain`."""
+    return Explainer(plan).explain(packet)
 
 
-def _consider(gateway: GatewayPlan, packet: Packet) -> Iterator[Considered]:
-    chosen = classify(gateway.forwarding, packet)
+def _consider(flows: Sequence[Flow], chosen: Flow | None, packet: Packet) -> Iterator[Considered]:
     passed = False
-    for flow in gateway.forwarding.flows:
-        reasons = list(mismatches(flow, packet))
+    for flow in flows:
         if flow is chosen:
             passed = True
             yield Considered(flow=flow, chosen=True, why="matches")
-        elif reasons:
+        elif reasons := list(mismatches(flow, packet)):
             yield Considered(flow=flow, chosen=False, why="; ".join(reasons))
         else:
             why = f"would match, but {chosen.name if chosen else ''} goes before it" if passed else "matches"

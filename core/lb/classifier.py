@@ -67,6 +67,11 @@ def matches(flow: Flow, packet: Packet) -> bool:
         return False
     if flow.sources and not any(packet.source in s for s in flow.sources):
         return False
+    return header_matches(flow, packet)
+
+
+def header_matches(flow: Flow, packet: Packet) -> bool:
+    """Whether the dimensions of `flow` beside the addresses contain `packet`."""
     if packet.protocol is None:
         return True
     return (

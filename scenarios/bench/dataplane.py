@@ -30,14 +30,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import MachineError
-from core.lb.classifier import Packet, decide
+from core.lb.classifier import Packet
 from core.lb.forwarding import Backend, Flow, Forwarding, Pool
 from core.model import ANY_PORT, L4Protocol
+from core.plan import Plan, Planner
 from core.ports import Dataplane
 from live.dataplane.nft import NftDataplane
 from live.dataplane.tc import TcDataplane, why_not_bpf
 from scenarios.bench import Report, Row, Target
 from scenarios.bench.lab import Cost, Ends, Lab, Load, address_of
+from scenarios.bench.plan import model_of, objects
+from scenarios.explain import Explainer
 from sim.net.sandbox import bpffs
 
 VIP: Final = IPv4Address("20.0.0.1")
@@ -272,10 +275,12 @@ def _ends(flows: Sequence[Flow]) -> list[Ends]:
     ]
 
 
-def _decision_ns(flows: tuple[Flow, ...], rounds: int) -> Costs:
-    """What one decision of `explain` costs, a plan being made."""
-    backend = Backend(service="default/service", weight=1, targets=())
-    forwarding = Forwarding(flows=flows, pools=(Pool(name="pool", version=4, backends=(backend,)),))
+# --- explain ---------------------------------------------------------------------------------------------------------------
+
+
+def _decision_ns(flows: Sequence[Flow], rounds: int) -> Costs:
+    """What `explain` needs for a packet when the plan with these flows has been made, and packets have been explained before."""
+    explainer = Explainer(_plan(flows))
     packets = [
         Packet(source=source, destination=destination, protocol=L4Protocol.TCP, source_port=1024, destination_port=PORT)
         for source, destination in _ends(flows)[:200]
@@ -284,6 +289,28 @@ def _decision_ns(flows: tuple[Flow, ...], rounds: int) -> Costs:
     for _ in range(rounds + 1):
         begin_ns = time.thread_time_ns()
         for packet in packets:
-            decide(forwarding, packet)
+            explainer.explain(packet)
         costs.append((time.thread_time_ns() - begin_ns) / len(packets))
     return np.array(costs[1:])
+
+
+def _plan(flows: Sequence[Flow]) -> Plan:
+    """A Plan of one gateway with a route for each flow."""
+    planner = Planner()
+    for obj in objects(1, services=1, endpoints=4):
+        if obj["kind"] != "L34Route":
+            planner.put(model_of(obj))
+    for flow in flows:
+        spec = {
+            "parentRefs": [{"name": "gateway-0"}],
+            "backendRefs": [{"name": "svc-0-0", "port": PORT}],
+            "priority": 1,
+            "protocols": ["TCP", "UDP"],
+            "destinationCIDRs": [str(destination) for destination in flow.destinations],
+            "sourceCIDRs": [str(source) for source in flow.sources],
+        }
+        head = {"apiVersion": "l34.gateway.api.poc/v1alpha1", "kind": "L34Route", "metadata": {"name": flow.name}}
+        planner.put(model_of({**head, "spec": spec}))
+    plan = planner.plan()
+    assert len(plan.gateways[0].forwarding.flows) == len(flows)
+    return plan

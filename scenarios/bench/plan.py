@@ -26,7 +26,7 @@ def run(quick: bool) -> Report:
     slowest_ms = 0.0
     for gateways in (1, 10) if quick else (1, 10, 100):
         planner = Planner()
-        models = [_model(obj) for obj in objects(gateways)]
+        models = [model_of(obj) for obj in objects(gateways)]
         begin_s = time.perf_counter()
         for model in models:
             planner.put(model)
@@ -34,7 +34,7 @@ def run(quick: bool) -> Report:
         whole_s = time.perf_counter() - begin_s
         changes_s = []
         for number in range(CHANGES):
-            changed = _model(pod(0, 0, number % ENDPOINTS, ready=number // ENDPOINTS % 2 == 1))
+            changed = model_of(pod(0, 0, number % ENDPOINTS, ready=number // ENDPOINTS % 2 == 1))
             begin_s = time.perf_counter()
             planner.put(changed)
             planner.plan()
@@ -54,15 +54,16 @@ def run(quick: bool) -> Report:
     )
 
 
-def _model(obj: Json) -> KubeObject | Rejected:
+def model_of(obj: Json) -> KubeObject | Rejected:
+    """The model of a benchmark's own object."""
     model = parse_object(obj)
     if model is None or isinstance(model, Rejected):
         raise AssertionError(f"the benchmark's own object is wrong: {model}")
     return model
 
 
-def objects(gateways: int) -> Iterator[Json]:
-    """The objects of so many gateways."""
+def objects(gateways: int, *, services: int = SERVICES, endpoints: int = ENDPOINTS) -> Iterator[Json]:
+    """The objects of so many gateways, with so many Services each and so many endpoints each."""
     selection = json.dumps([{"name": NETWORK, "interface": "net1"}])
     for g in range(gateways):
         yield {
@@ -75,7 +76,7 @@ def objects(gateways: int) -> Iterator[Json]:
                 "infrastructure": {"annotations": {names.ENDPOINT_NETWORKS: selection}},
             },
         }
-        for s in range(SERVICES):
+        for s in range(services):
             yield {
                 "apiVersion": "v1",
                 "kind": "Service",
@@ -94,7 +95,7 @@ def objects(gateways: int) -> Iterator[Json]:
                     "destinationCIDRs": [f"20.{g}.{s}.1/32"],
                 },
             }
-            yield from (pod(g, s, i, ready=True) for i in range(ENDPOINTS))
+            yield from (pod(g, s, i, ready=True) for i in range(endpoints))
 
 
 def pod(g: int, s: int, i: int, *, ready: bool) -> Json:

@@ -60,6 +60,7 @@ def _json(found: Explanation) -> dict[str, Any]:
             else None
         ),
         "considered": [{"flow": c.flow.name, "chosen": c.chosen, "why": c.why} for c in found.considered],
+        "elsewhere": found.elsewhere,
     }
 
 
@@ -84,6 +85,8 @@ def _print(found: Explanation) -> None:
     print_table(("", ""), rows, heading=False)
     print_line("")
     print_table(("", "flow", "why"), [("->" if c.chosen else "", c.flow.name, c.why) for c in found.considered])
+    if found.elsewhere:
+        print_line(f"{found.elsewhere} more flows have other destinations")
     if decision.pool is not None:
         table = pool_table(decision.pool)
         print_line("")
