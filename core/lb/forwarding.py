@@ -125,7 +125,9 @@ def _pool_table(backends: tuple[tuple[str, int, tuple[int, ...]], ...], M: int) 
         if slots and share.size:
             slot_of = _slots_table(slots, M)
             mine = share == i
-            table[mine] = first + np.searchsorted(np.array(slots), slot_of[mine])
+            number = np.zeros(max(slots) + 1, np.int32)
+            number[list(slots)] = np.arange(first, first + len(slots))
+            table[mine] = number[slot_of[mine]]
         first += len(slots)
     table.flags.writeable = False
     return table

@@ -20,6 +20,7 @@ DEFAULT_TABLE_SIZE = 65537
 Table = NDArray[np.int32]
 
 
+@lru_cache(maxsize=1 << 14)
 def offset_and_skip(name: str, M: int) -> tuple[int, int]:
     """The two numbers that generate the permutation of a name: 0 <= offset < M, 1 <= skip < M."""
     digest = hashlib.blake2b(name.encode(), digest_size=16).digest()

@@ -123,13 +123,18 @@ class Placer:
 
 def _table_of(pool: Pool, targets: list[Target]) -> Indices:
     """For each bucket the index into `targets`, to which those of the pool are added, or REJECTED; shape (table_size,)."""
+    new = pool.targets
+    if not targets and len(pool.backends) == 1:
+        # The numbers are those of the table: the usual case, with a thousand targets that need not be hashed.
+        targets.extend(new)
+        return pool_table(pool)
     number = {target: i for i, target in enumerate(targets)}
-    for target in pool.targets:
+    for target in new:
         if target not in number:
             number[target] = len(targets)
             targets.append(target)
     # REJECT is -1 in the table, and the last element here.
-    index_of = np.array([number[target] for target in pool.targets] + [REJECTED], np.int32)
+    index_of = np.array([number[target] for target in new] + [REJECTED], np.int32)
     return index_of[pool_table(pool)]
 
 
