@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -18,7 +19,7 @@ from core.model import Bfd, L4Protocol
 from core.plan import forwarding_of
 from scenarios.cluster_view import resource_of, with_namespace
 from scenarios.load import EXAMPLES
-from scenarios.sim_world import installed
+from scenarios.sim_world import GC_THRESHOLDS, installed
 from scenarios.yamlsource import read_documents
 from sim.cluster.networks import vlan_bridge
 from sim.des.routing import OutsideRouter
@@ -52,6 +53,7 @@ class Clock:
 
 def run(connections: int, *, targets: int = TARGETS, changes: int = CHANGES) -> dict[str, int | float]:
     """Opens the connections when the cluster stands, changes the number of targets again and again, and counts what breaks."""
+    gc.set_threshold(*GC_THRESHOLDS)
     clock = Clock()
     world = _world(targets)
     world.settle(limit_s=SETTLE_LIMIT_S)
