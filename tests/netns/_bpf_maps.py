@@ -27,10 +27,10 @@ def differences(pid: int, netns: Path, expected: Sequence[tuple[Address, ...]]) 
     folder = Path(f"/proc/{pid}/root/sys/fs/bpf") / f"tidegate-{netns.stat().st_ino}"
     names = {path.name for path in folder.iterdir()}
     ingress = {name for name in names if name.startswith("ingress-")}
-    others = {"answer", "slow", "defrag4", "defrag6", "fragments"}
+    others = {"answer", "slow", "fragments"}
     if names - ingress != others or len(ingress) != len(_networks(netns)):
         yield f"pins are {sorted(names)}"
-    maps = {name: _maps_of(folder / name) for name in names - {"fragments", "defrag4", "defrag6"}}
+    maps = {name: _maps_of(folder / name) for name in names - {"fragments"}}
     merged: dict[str, int] = {}
     for name, ids in maps.items():
         for map_name, number in ids.items():

@@ -19,6 +19,7 @@ from core.model import Address, Pod, Prefix
 from core.plan import GatewayPlan
 from live.apply import covers
 from live.bird import Bird
+from live.dataplane.fence import OWN_TABLE
 from live.podnet import POD_PRIORITY, POD_TABLE
 from live.routes import GATEWAY_PRIORITY, GATEWAY_TABLE
 from live.rtnetlink import RouteKind, RouteSocket, RuleSpec
@@ -110,6 +111,9 @@ def _gateway_kernel(world: World, pod: Pod, planned: GatewayPlan) -> Iterator[st
     who, netns = pod.meta.name, world.netns(pod)
     with RouteSocket(netns) as kernel:
         rules, routes = kernel.rules(), kernel.routes(GATEWAY_TABLE, protocol=None)
+        own = {route.destination for route in kernel.routes(OWN_TABLE)}
+    balanced = {vip for flow in planned.forwarding.flows for vip in flow.destinations}
+    yield from _unlike(who, "VIPs for what the pod itself sends", own, balanced)
     wanted = {_reply_rule(vip, GATEWAY_PRIORITY, GATEWAY_TABLE) for vip in planned.vips}
     yield from _unlike(who, "rules", {r for r in rules if r.priority == GATEWAY_PRIORITY}, wanted)
     for version in (4, 6):

@@ -38,7 +38,8 @@ def differences(planned: GatewayPlan, expected: Sequence[tuple[Address, ...]]) -
     forwarding = planned.forwarding
     used = {flow.pool: forwarding.pool_of(flow) for flow in forwarding.flows}
     tables = marks_of(used, marks)
-    wanted = nft._desired(forwarding, tables, interfaces_of(planned.gateway), state, capacity_bytes).state()
+    interfaces = (*interfaces_of(planned.gateway), nft.OWN.peer)
+    wanted = nft._desired(forwarding, tables, interfaces, state, capacity_bytes).state()
     for what in ("chains", "sets", "counts"):
         if getattr(state, what) != getattr(wanted, what):
             yield f"{what} of nftables are {getattr(state, what)}, expected {getattr(wanted, what)}"

@@ -112,9 +112,11 @@ class Held:
 class World:
     """A virtual network that runs, with the gateway programmed and routed."""
 
-    def __init__(self, dataplane: str, logs: Path, *, settings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, dataplane: str, logs: Path, *, scenario: str = "poc2-stateless", settings: Sequence[str] = ()
+    ) -> None:
         self.logs = logs
-        self.loaded: LoadedScenario = load_scenario("poc2-stateless", settings=[f"dataplane={dataplane}", *settings])
+        self.loaded: LoadedScenario = load_scenario(scenario, settings=[f"dataplane={dataplane}", *settings])
         self.dataplane = dataplane
         self.mininet = MininetWorld(logs, allow_faults=True)
         self._numbers = itertools.count(1)
