@@ -155,13 +155,8 @@ class Kubelet:
         spec = {"podCIDR": cidrs[0], "podCIDRs": list(cidrs)}
         wanted: Json = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec}
         self._api.apply(NODES, wanted, field_manager=FIELD_MANAGER)
-        status: Json = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": name},
-            "status": _node_status(node),
-        }
-        self._api.apply(NODES, status, field_manager=FIELD_MANAGER, subresource="status")
+        # Not by apply, whose key for the addresses is their type: it takes one of each, and a node has two internal ones.
+        self._api.merge_patch(NODES, "", name, {"status": _node_status(node)}, subresource="status")
 
     def _networks_changed(self, _name: ObjectName) -> None:
         """A network that a Pod waits for may be there now."""
@@ -219,9 +214,8 @@ def _node_status(node: Node) -> Json:
         "lastTransitionTime": now,
     }
     return {
-        # One a type, of the first family: the API's schema keys the list by type.
         "addresses": [
-            {"type": "InternalIP", "address": node.addresses[0]},
+            *({"type": "InternalIP", "address": address} for address in node.addresses),
             {"type": "Hostname", "address": node.name},
         ],
         "conditions": [ready],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+from collections.abc import Iterable
 from typing import Any, Final
 
 from sim.cluster.apimachinery import problems
@@ -172,8 +173,33 @@ def _check_slice(obj: Json, old: Json | None) -> list[Cause]:
             if family in ("IPv4", "IPv6") and not (_is_address(address) and (":" in address) == (family == "IPv6")):
                 text = f"must be an {family} address"
                 causes.append(problems.invalid_value(f"endpoints[{index}].addresses", address, text))
+    names = [port.get("name") or "" for port in obj.get("ports") or []]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            causes.append(problems.duplicate(f"ports[{index}].name", name))
     if old is not None and family != old.get("addressType"):
         return [problems.invalid_value("addressType", None, "field is immutable")]
+    return causes
+
+
+def one_a_family(addresses: Iterable[Any]) -> bool:
+    """Whether there is one address, or prefix, of each family at most."""
+    families = [":" in str(address) for address in addresses]
+    return len(families) == len(set(families))
+
+
+def _check_node(obj: Json, old: Json | None) -> list[Cause]:  # noqa: ARG001 (the signature of Rules.check)
+    causes: list[Cause] = []
+    cidrs = (obj.get("spec") or {}).get("podCIDRs") or []
+    if not one_a_family(cidrs):
+        text = "may specify no more than one CIDR for each IP family"
+        causes.append(problems.invalid_value("spec.podCIDRs", cidrs, text))
+    # Several addresses of one type may be there: the key of the list is for whoever merges it.
+    addresses = (obj.get("status") or {}).get("addresses") or []
+    for index, one in enumerate(addresses):
+        if one in addresses[:index]:
+            shown = {"Type": one.get("type", ""), "Address": one.get("address", "")}
+            causes.append(problems.duplicate(f"status.addresses[{index}]", shown))
     return causes
 
 
@@ -189,7 +215,7 @@ SERVICE: Final = Rules(
 SECRET: Final = Rules(fill=_fill_secret, check=_check_secret)
 CONFIG_MAP: Final = Rules(check=_check_config_map)
 NAMESPACE: Final = Rules(fill=_fill_namespace, born=_namespace_born, name_is="label")
-NODE: Final = Rules(born=_born_as_given)
+NODE: Final = Rules(born=_born_as_given, check=_check_node)
 ENDPOINT_SLICE: Final = Rules(check=_check_slice, generation=("endpoints", "ports", "labels"))
 LEASE: Final = Rules(replace_creates=True)
 EVENT: Final = Rules(replace_creates=True)

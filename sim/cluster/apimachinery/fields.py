@@ -173,7 +173,8 @@ def applied(live: Json | None, config: Json, schema: Schema, writer: Writer, *, 
         merged: Any = typed.merge(base, config, schema)
     except typed.ListKeyError as problem:
         meta = config.get("metadata", {})
-        kind = f"{config['apiVersion']}, Kind={config['kind']}"
+        version = config["apiVersion"]
+        kind = f"{version if '/' in version else '/' + version}, Kind={config['kind']}"
         where = f"{meta.get('namespace', '')}/{meta.get('name', '')}; {kind}"
         raise StatusError(500, "", f"failed to create typed patch object ({where}): {problem}") from problem
     me = _Entry(

@@ -11,7 +11,8 @@ A line without indentation opens a type; indented lines are its fields::
 A line ``Port = int32 1..65535`` names a type with its flags.
 
 Types: string int32 int64 bool number time any, intstr (integer or string), [T] a list, {T} a map, or the name of another type, which
-may be declared later. Flags: ``map:keys``, ``set`` and ``atomic`` say how server-side apply merges; ``merge:key`` and ``merge`` how a
+may be declared later. Flags: ``map:keys``, ``set`` and ``atomic`` say how server-side apply merges, ``unique`` that other
+requests may not repeat a key either; ``merge:key`` and ``merge`` how a
 strategic merge patch does; ``retain`` its retainKeys; ``keep`` an
 empty list is not dropped; ``=JSON-or-word`` is a default; ``1..65535`` a range; ``max:16`` and ``min:1``
 bound a list or a string; ``enum:A|B``; ``re:PATTERN`` (last on its line). A type with ``...`` keeps unknown fields.
@@ -36,6 +37,11 @@ _SCALARS: Final = {
     "time": Schema(type="string", format="date-time", nullable=True),
     "intstr": Schema(int_or_string=True),
     "any": ANY,
+}
+_SWITCHES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "unique": {"may_repeat": False},
+    "keep": {"keep_empty": True},
+    "retain": {"retain_keys": True},
 }
 _RANGE: Final = re.compile(r"^(-?\d*)\.\.(\d*)$")
 
@@ -98,7 +104,7 @@ def _build(name: str, declared: Mapping[str, tuple[str, list[str]]], built: dict
 def _field(kind: str, flags: str, declared: Mapping[str, tuple[str, list[str]]], built: dict[str, Schema]) -> Schema:
     if kind[0] == "[":
         items = _build(kind[1:-1], declared, built)
-        schema = Schema(type="array", items=items, has_defaults=items.has_defaults)
+        schema = Schema(type="array", items=items, has_defaults=items.has_defaults, may_repeat=True)
     elif kind[0] == "{":
         inner = _build(kind[1:-1], declared, built)
         schema = Schema(type="object", additional=inner, has_defaults=inner.has_defaults)
@@ -129,10 +135,8 @@ def _flagged(schema: Schema, flag: str) -> Schema:
             return replace(schema, list_type="map", list_keys=tuple(argument.split(",")))
         case "merge":
             return replace(schema, merge_key=argument)
-        case "keep":
-            return replace(schema, keep_empty=True)
-        case "retain":
-            return replace(schema, retain_keys=True)
+        case "unique" | "keep" | "retain":
+            return replace(schema, **_SWITCHES[key])
         case "enum":
             return replace(schema, enum=tuple(argument.split("|")))
         case "max":

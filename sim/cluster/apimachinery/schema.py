@@ -59,6 +59,9 @@ class Schema:
     none_of: Schema | None = None
     list_type: str = "atomic"
     list_keys: tuple[str, ...] = ()
+    may_repeat: bool = False
+    """Whether items of a list with keys, or of a set, may be there twice: built-in kinds forbid it only where their own validation
+    does, and in what is applied."""
     map_type: str = "granular"
     merge_key: str | None = None
     """Strategic merge patch: None replaces the list, a name merges items by that key, "" merges a list of primitives."""

@@ -95,15 +95,20 @@ def field_set(value: Any, schema: Schema) -> FieldSet:
             except ListKeyError as error:
                 raise ListKeyError(f"element {index}: {error.why}") from error
             if element in result:
-                keys = (
-                    ",".join(f"{key}={json.dumps(text)}" for key, text in json.loads(element[2:]).items())
-                    if element[0] == "k"
-                    else element[2:]
-                )
-                raise ListKeyError(f"duplicate entries for key [{keys}]")
-            result[element] = make(True, _without_self(field_set(one, items))) or {}
+                raise ListKeyError(f"duplicate entries for key [{_shown(element)}]")
+            try:
+                result[element] = make(True, _without_self(field_set(one, items))) or {}
+            except ListKeyError as error:
+                raise error.within(f"[{_shown(element)}]") from error
         return result
     return {}
+
+
+def _shown(element: str) -> str:
+    """An item of a list as messages name it. Source: fieldpath/element.go, PathElement.String."""
+    if element[0] != "k":
+        return f"={element[2:]}"
+    return ",".join(f"{key}={json.dumps(value)}" for key, value in json.loads(element[2:]).items())
 
 
 def _without_self(node: FieldSet) -> FieldSet:
@@ -130,9 +135,12 @@ def merge(live: Any, config: Any, schema: Schema) -> Any:
     return config
 
 
-def _indexed(values: list[Any], schema: Schema) -> tuple[list[str], dict[str, Any]]:
-    elements = [element_of(one, schema) for one in values]
-    return elements, dict(zip(elements, values, strict=True))
+def _grouped(values: list[Any], schema: Schema) -> dict[str, list[Any]]:
+    """The items by their path element: several where a key is there more than once."""
+    groups: dict[str, list[Any]] = {}
+    for one in values:
+        groups.setdefault(element_of(one, schema), []).append(one)
+    return groups
 
 
 def _merge_lists(live: list[Any], config: list[Any], schema: Schema) -> list[Any]:
@@ -141,8 +149,11 @@ def _merge_lists(live: list[Any], config: list[Any], schema: Schema) -> list[Any
     Source: typed/merge.go, mergingWalker.visitListItems.
     """
     items = schema.items or ANY
-    left, by_left = _indexed(live, schema)
-    right, by_right = _indexed(config, schema)
+    left = [element_of(one, schema) for one in live]
+    right = [element_of(one, schema) for one in config]
+    # Items that are there twice are not merged with what is applied, but replaced by it.
+    by_left = {element: group[0] if len(group) == 1 else None for element, group in _grouped(live, schema).items()}
+    by_right = dict(zip(right, config, strict=True))
     shared = [element for element in right if element in by_left]
     next_shared = 0
     result: list[Any] = []
@@ -164,7 +175,8 @@ def _merge_lists(live: list[Any], config: list[Any], schema: Schema) -> list[Any
         if at_right < len(right):
             element = right[at_right]
             mine = by_right[element]
-            result.append(merge(by_left[element], mine, items) if element in by_left else mine)
+            theirs = by_left.get(element)
+            result.append(mine if theirs is None else merge(theirs, mine, items))
             at_right += 1
             if next_shared < len(shared) and shared[next_shared] == element:
                 next_shared += 1
@@ -230,15 +242,18 @@ def _compare_node(element: str, old: Any, new: Any, schema: Schema, out: Compari
 def _compare_lists(old: list[Any], new: list[Any], schema: Schema, out: Comparison) -> None:
     items = schema.items or ANY
     try:
-        by_old, by_new = _indexed(old, schema)[1], _indexed(new, schema)[1]
+        by_old, by_new = _grouped(old, schema), _grouped(new, schema)
     except ListKeyError:
         # An item without its key has no name of its own: only validation can say more about it.
         return
-    for element, mine in by_new.items():
-        _compare_node(element, by_old.get(element, ABSENT), mine, items, out)
-    for element, theirs in by_old.items():
-        if element not in by_new:
-            _compare_node(element, theirs, ABSENT, items, out)
+    for element in {**by_new, **by_old}:
+        theirs, mine = by_old.get(element, []), by_new.get(element, [])
+        if len(theirs) < 2 and len(mine) < 2:
+            _compare_node(element, theirs[0] if theirs else ABSENT, mine[0] if mine else ABSENT, items, out)
+        elif theirs != mine:
+            # Of items that are there twice nothing below is told apart.
+            target = out.removed if not mine else out.modified if theirs else out.added
+            target[element] = {}
 
 
 def _all_below(value: Any, schema: Schema) -> FieldSet:
@@ -255,7 +270,7 @@ def _all_below(value: Any, schema: Schema) -> FieldSet:
                 element = element_of(one, schema)
             except ListKeyError:
                 continue
-            below[element] = make(True, _all_below(one, items)) or {}
+            below[element] = {} if element in below else make(True, _all_below(one, items)) or {}
     return below
 
 

@@ -121,6 +121,8 @@ def _check_list(value: list[Any], schema: Schema, path: str, out: list[Cause]) -
             _check(inner, schema.items, f"{path}[{index}]", out)
     if schema.unique_items and len({problems.shown(one) for one in value}) != len(value):
         out.append(problems.invalid_value(path, value, f"{_body(path)} shouldn't contain duplicates"))
+    if schema.may_repeat:
+        return
     if schema.list_type == "set":
         _check_duplicates(value, [problems.shown(one) for one in value], path, out)
     elif schema.list_type == "map" and schema.merge_key is not None and len(schema.list_keys) == 1:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sim.cluster.apimachinery import problems
+from sim.cluster.apimachinery.core_rules import one_a_family
 from sim.cluster.apimachinery.kinds import Rules
 from sim.cluster.apimachinery.problems import Cause, Json
 from sim.cluster.apimachinery.schema import copied
@@ -115,8 +116,41 @@ def _changeable(spec: Json) -> Json:
     return rest
 
 
+def _repetitions(spec: Json, path: str) -> list[Cause]:
+    """Names of containers are unique among all, names of ports and places of mounts within one. Environment variables may repeat.
+
+    Source: validation.go, ValidatePodSpec.
+    """
+    causes: list[Cause] = []
+    containers = {one.get("name") for one in spec.get("containers") or []}
+    for index, one in enumerate(spec.get("initContainers") or []):
+        if one.get("name") in containers:
+            causes.append(problems.duplicate(f"{path}.initContainers[{index}].name", one["name"]))
+    for field in ("initContainers", "containers"):
+        for place, one in enumerate(spec.get(field) or []):
+            names = [port.get("name") for port in one.get("ports") or []]
+            causes += [
+                problems.duplicate(f"{path}.{field}[{place}].ports[{index}].name", name)
+                for index, name in enumerate(names)
+                if name and name in names[:index]
+            ]
+            places = [mount.get("mountPath") for mount in one.get("volumeMounts") or []]
+            causes += [
+                problems.invalid_value(f"{path}.{field}[{place}].volumeMounts[{index}].mountPath", at, "must be unique")
+                for index, at in enumerate(places)
+                if at in places[:index]
+            ]
+    return causes
+
+
 def _check_pod(obj: Json, old: Json | None) -> list[Cause]:
-    if old is not None and obj["spec"] is not old["spec"] and _changeable(obj["spec"]) != _changeable(old["spec"]):
+    if old is None:
+        return _repetitions(obj["spec"], "spec")
+    addresses = [one.get("ip") for one in (obj.get("status") or {}).get("podIPs") or []]
+    if not one_a_family(addresses):
+        text = "may specify no more than one IP for each IP family"
+        return [problems.invalid_value("status.podIPs", [{"IP": address} for address in addresses], text)]
+    if obj["spec"] is not old["spec"] and _changeable(obj["spec"]) != _changeable(old["spec"]):
         return [problems.forbidden_field("spec", f"pod updates may not change fields other than {_MAY_CHANGE}")]
     return []
 
@@ -137,6 +171,7 @@ def _check_workload(obj: Json, old: Json | None) -> list[Cause]:
     elif not match_labels(selector, labels):
         text = "`selector` does not match template `labels`"
         causes.append(problems.invalid_value("spec.template.metadata.labels", labels, text))
+    causes += _repetitions(template.get("spec") or {}, "spec.template.spec")
     if (policy := (template.get("spec") or {}).get("restartPolicy", "Always")) != "Always":
         causes.append(problems.unsupported("spec.template.spec.restartPolicy", policy, ["Always"]))
     if old is not None and selector != old["spec"].get("selector"):

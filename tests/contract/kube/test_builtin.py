@@ -109,6 +109,82 @@ def test_a_pod_needs_containers_with_names_and_images(api: Client, namespace: Na
     assert ("FieldValueDuplicate", "spec.containers[1].name") in api.create(path, twice).causes
 
 
+def pod_with(spec: Json | None = None, meta: Json | None = None, **container: Any) -> Json:
+    made = pod("a", **(meta or {}))
+    made["spec"]["containers"][0].update(container)
+    made["spec"].update(spec or {})
+    return made
+
+
+VOLUME = {"name": "v", "emptyDir": {}}
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (pod_with(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]), None),
+        (pod_with(ports=[{"containerPort": 80}, {"containerPort": 80}]), None),
+        (pod_with({"imagePullSecrets": [{"name": "s"}, {"name": "s"}]}), None),
+        (pod_with(meta={"finalizers": ["a.test/b", "a.test/b"]}), None),
+        (
+            pod_with(ports=[{"containerPort": 80, "name": "p"}, {"containerPort": 81, "name": "p"}]),
+            ("FieldValueDuplicate", "spec.containers[0].ports[1].name"),
+        ),
+        (
+            pod_with({"initContainers": [{"name": "c", "image": "i"}]}),
+            ("FieldValueDuplicate", "spec.initContainers[0].name"),
+        ),
+        (pod_with({"volumes": [VOLUME, VOLUME]}), ("FieldValueDuplicate", "spec.volumes[1].name")),
+        (
+            pod_with({"volumes": [VOLUME]}, volumeMounts=[{"name": "v", "mountPath": "/a"}] * 2),
+            ("FieldValueInvalid", "spec.containers[0].volumeMounts[1].mountPath"),
+        ),
+    ],
+)
+def test_what_may_be_there_twice_in_a_pod(
+    api: Client, namespace: Namespace, body: Json, cause: tuple[str, str] | None
+) -> None:
+    """A list's key is for whoever merges it: that two items have it is refused only where it makes no sense."""
+    made = api.create(namespace.core("pods"), body)
+    if cause is None:
+        assert made.code == 201
+        api.merge(namespace.core("pods", "a"), {"metadata": {"finalizers": None}})
+    else:
+        assert (made.code, made.causes) == (422, {cause})
+
+
+def test_what_is_there_twice_is_one_to_an_applier(api: Client, namespace: Namespace) -> None:
+    path = namespace.of("apps/v1", "deployments", "d")
+    made = workload("Deployment", "d", {"app": "d"}, {"app": "d"})
+    env = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}, {"name": "B", "value": "3"}]
+    made["spec"]["template"]["spec"]["containers"][0]["env"] = env
+    assert api.create(namespace.of("apps/v1", "deployments"), made).code == 201
+
+    def applied(*env: Json) -> Any:
+        container = {"name": "c", "env": env} if env else {"name": "c"}
+        spec = {"template": {"spec": {"containers": [container]}}}
+        body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec}
+        answer = api.apply(path, body, "one", force=True)
+        assert answer.code == 200, answer.body
+        return answer.body["spec"]["template"]["spec"]["containers"][0]["env"]
+
+    assert applied({"name": "B", "value": "4"}) == [*env[:2], {"name": "B", "value": "4"}]
+    assert applied({"name": "A", "value": "5"}) == [{"name": "A", "value": "5"}, {"name": "B"}]
+    assert applied() == [{"name": "B"}]
+
+
+def test_addresses_of_a_pod_are_one_a_family(api: Client, namespace: Namespace) -> None:
+    api.create(namespace.core("pods"), pod("a"))
+    path = namespace.core("pods", "a", "status")
+
+    def status(*addresses: str) -> Json:
+        return {"status": {"podIP": addresses[0], "podIPs": [{"ip": address} for address in addresses]}}
+
+    assert api.merge(path, status("192.0.2.1", "2001:db8::1")).code == 200
+    refused = api.merge(path, status("192.0.2.1", "192.0.2.2"))
+    assert (refused.code, refused.causes) == (422, {("FieldValueInvalid", "status.podIPs")})
+
+
 def test_the_spec_of_a_pod_is_fixed_but_for_its_images(api: Client, namespace: Namespace) -> None:
     api.create(namespace.core("pods"), pod("a"))
     image = {"spec": {"containers": [{"name": "c", "image": "other:2"}]}}
@@ -139,6 +215,8 @@ def test_endpoint_slices(api: Client, namespace: Namespace) -> None:
     assert made.code == 201
     assert made.body["ports"] == [{"name": "", "port": 80, "protocol": "TCP"}]
     assert made.meta["generation"] == 1
+    again = api.create(path, {**endpoint_slice("u", "IPv4"), "ports": [{"port": 1}, {"port": 2}]})
+    assert again.causes == {("FieldValueDuplicate", "ports[1].name")}
     wrong = api.create(path, endpoint_slice("t", "IPv4", "2001:db8::1"))
     assert (wrong.code, wrong.reason) == (422, "Invalid")
     refused = api.merge(path + "/s", {"addressType": "IPv6"})

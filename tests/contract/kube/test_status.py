@@ -79,3 +79,21 @@ def test_a_node_brings_its_status(api: Client, namespace: Namespace) -> None:
     changed = api.strategic(f"/api/v1/nodes/{namespace.name}/status", {"status": {"addresses": [address]}}).body
     assert changed["status"]["addresses"] == [address]
     assert api.delete(f"/api/v1/nodes/{namespace.name}").code == 200
+
+
+def test_a_node_of_two_families_has_two_internal_addresses(api: Client, namespace: Namespace) -> None:
+    """Whose key is their type, all the same: server-side apply takes one of each, other requests what is not twice the same."""
+    path = f"/api/v1/nodes/{namespace.name}"
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": namespace.name}}
+    api.create("/api/v1/nodes", node)
+    two = [{"type": "InternalIP", "address": address} for address in ("192.0.2.1", "2001:db8::1")]
+    refused = api.apply(f"{path}/status", {**node, "status": {"addresses": two}}, "kubelet")
+    assert refused.code == 500
+    assert 'status.addresses: duplicate entries for key [type="InternalIP"]' in refused.body["message"]
+    changed = api.merge(f"{path}/status", {"status": {"addresses": two}})
+    assert (changed.code, changed.body["status"]["addresses"]) == (200, two)
+    shorter = api.replace(f"{path}/status", {**changed.body, "status": {"addresses": two[1:]}})
+    assert (shorter.code, shorter.body["status"]["addresses"]) == (200, two[1:])
+    twice = api.merge(f"{path}/status", {"status": {"addresses": [*two, two[0]]}})
+    assert (twice.code, twice.causes) == (422, {("FieldValueDuplicate", "status.addresses[2]")})
+    api.delete(path)
