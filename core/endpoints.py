@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from core import names, slots
 from core.model import Address, Endpoint, EndpointSlice, Meta, NetworkSelection, ObjectRef, Pod, Prefix, Service
 
 
-class Selected(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Selected:
     """A Pod that a Service selects, and its addresses on the endpoint networks, one a family; none while it is being set up."""
 
     pod: Pod
     addresses: Mapping[int, Address]
+    made: dict[int, tuple[tuple[object, ...], Endpoint]] = field(default_factory=dict)
+    """Family -> the endpoint that was made of it last, and from what."""
+
+    def endpoint(self, version: int, slot: int, wanted: tuple[Prefix, ...] | None) -> Endpoint:
+        """The endpoint; `wanted` are the VIPs that the Pod must hold, None when it need not. The same object while nothing changes."""
+        known = self.made.get(version)
+        if known is None or known[0] != (slot, wanted):
+            known = self.made[version] = ((slot, wanted), _endpoint(self, version, slot, wanted))
+        return known[1]
 
 
-def select(service: Service, pods: Iterable[Pod], networks: Sequence[NetworkSelection]) -> tuple[Selected, ...]:
-    """The Pods behind `service`, oldest first, with their addresses on `networks`.
+def select(
+    service: Service, pods: Iterable[Pod], networks: Sequence[NetworkSelection], known: Iterable[Selected] = ()
+) -> tuple[Selected, ...]:
+    """The Pods behind `service`, oldest first, with their addresses on `networks`. `known` is the result for this very Service and
+    these networks at another time: what has not changed since is taken from it.
 
     A Service without a selector selects nothing (its slices would be written by hand), and neither does one whose selector is
     empty but for the dummy.
@@ -26,12 +39,16 @@ def select(service: Service, pods: Iterable[Pod], networks: Sequence[NetworkSele
     if not service.selector:
         return ()
     wanted = {(network.namespace, network.name) for network in networks}
+    unchanged = {id(one.pod): one for one in known}
     found = [
-        Selected(pod, addresses_on(pod, wanted))
+        unchanged.get(id(pod)) or Selected(pod, addresses_on(pod, wanted))
         for pod in pods
-        if pod.meta.namespace == service.meta.namespace
-        and not pod.terminal
-        and service.selector.items() <= pod.meta.labels.items()
+        if id(pod) in unchanged
+        or (
+            pod.meta.namespace == service.meta.namespace
+            and not pod.terminal
+            and service.selector.items() <= pod.meta.labels.items()
+        )
     ]
     return tuple(sorted(found, key=_age))
 
@@ -76,8 +93,9 @@ def slices_of(
     assigned = slots.assign((s.pod.meta.uid for s in selected), before, service.max_endpoints)
     slices = []
     for version in (4, 6):
+        wanted = tuple(vip for vip in vips if vip.version == version) if needs_attachment else None
         endpoints = tuple(
-            _endpoint(s, version, assigned[s.pod.meta.uid], vips, needs_attachment)
+            s.endpoint(version, assigned[s.pod.meta.uid], wanted)
             for s in selected
             if version in s.addresses and s.pod.meta.uid in assigned
         )
@@ -86,11 +104,10 @@ def slices_of(
     return tuple(slices)
 
 
-def _endpoint(selected: Selected, version: int, slot: int, vips: Sequence[Prefix], needs_attachment: bool) -> Endpoint:
+def _endpoint(selected: Selected, version: int, slot: int, wanted: tuple[Prefix, ...] | None) -> Endpoint:
     pod = selected.pod
-    wanted = [vip for vip in vips if vip.version == version] if needs_attachment else []
-    pending = tuple(vip for vip in wanted if vip not in pod.attached)
-    in_place = not needs_attachment or len(pending) < len(wanted)
+    pending = tuple(vip for vip in wanted or () if vip not in pod.attached)
+    in_place = wanted is None or len(pending) < len(wanted)
     return Endpoint(
         address=selected.addresses[version],
         pod=pod.meta.name,

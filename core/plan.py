@@ -229,7 +229,7 @@ class Planner:
             if known is not None and (known.pods, known.stored) == (pods, stored) and known.served == served:
                 continue
             before = known.refs if known is not None else frozenset()
-            planned = self._services[ref] = self._service_plan(served, pods, stored)
+            planned = self._services[ref] = self._service_plan(served, pods, stored, known)
             for gone in before - planned.refs:
                 self._services_of_pod[gone].discard(ref)
             for new in planned.refs - before:
@@ -237,9 +237,10 @@ class Planner:
             same = known is not None and known.served == served
             self._stale_pods |= before ^ planned.refs if same else before | planned.refs
 
-    def _service_plan(self, served: ServedService, pods: int, stored: int) -> _ServicePlan:
+    def _service_plan(self, served: ServedService, pods: int, stored: int, known: _ServicePlan | None) -> _ServicePlan:
         service = served.service
-        selected = select(service, self._pods.at(_candidates(service)), served.gateway.endpoint_networks)
+        before = known.selected if known is not None and known.served == served else ()
+        selected = select(service, self._pods.at(_candidates(service)), served.gateway.endpoint_networks, before)
         slices = slices_of(
             service,
             selected,
