@@ -27,6 +27,11 @@ BENCHES = {
     "tables": Bench("scenarios.bench.tables", "how long a Maglev table takes, beside a C program; what one slot moves"),
     "sim": Bench("scenarios.bench.sim", "open connections in virtual time while 1,000 targets change 100 times"),
     "plan": Bench("scenarios.bench.plan", "plan() over many gateways, and the cost of one endpoint that changes"),
+    "converge": Bench(
+        "scenarios.bench.converge",
+        "from the API event of one endpoint to the first packet that follows it",
+        needs=("namespaces", "ip", "nft", "veth", "bpf"),
+    ),
     "dataplane": Bench(
         "scenarios.bench.dataplane",
         "CPU time of packets and connections by tc, nft and kernel forwarding; many routes, many prefixes",

@@ -151,14 +151,17 @@ def mac_of(namespace: Namespace, interface: str) -> bytes:
 
 
 def udp_frames(lab: Lab, ends: Sequence[Ends], port: int = 4000) -> bytes:
-    """A frame of 60 bytes (64 with its checksum on a wire) from and to each of `ends`, as the traffic program wants them."""
-    head = mac_of(lab.gateways[0], "ext0") + mac_of(lab.client, "c0") + b"\x08\x00"
-    frames = []
-    for source, destination in ends:
-        ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 46, 0, 0x4000, 64, 17, 0, source.packed, destination.packed)
-        ip = ip[:10] + _checksum(ip) + ip[12:]
-        frames.append(head + ip + struct.pack(">HHHH", 1, port, 26, 0) + bytes(18))
-    return b"".join(frames)
+    """A frame from and to each of `ends` by the first gateway, as the traffic program wants them."""
+    macs = mac_of(lab.gateways[0], "ext0"), mac_of(lab.client, "c0")
+    return b"".join(udp_frame(*macs, both, (1, port)) for both in ends)
+
+
+def udp_frame(to_mac: bytes, from_mac: bytes, ends: Ends, ports: tuple[int, int]) -> bytes:
+    """60 bytes (64 with the checksum on a wire), without a UDP checksum; `ports`: source, destination."""
+    source, destination = ends
+    ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 46, 0, 0x4000, 64, 17, 0, source.packed, destination.packed)
+    udp = struct.pack(">HHHH", *ports, 26, 0) + bytes(18)
+    return to_mac + from_mac + b"\x08\x00" + ip[:10] + _checksum(ip) + ip[12:] + udp
 
 
 def _checksum(header: bytes) -> bytes:
