@@ -62,20 +62,20 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 def test_the_last_entries_are_found_where_a_walk_would_end() -> None:
-    M = 4099
+    size = 4099
     weights = {3: 2, 5: 1, 8: 3, 13: 3}
     entry: dict[int, int] = {}
-    walks = {slot: iter_permutation(slot, M) for slot in weights}
+    walks = {slot: permutation(slot, size) for slot in weights}
     due = dict.fromkeys(weights, 0.0)
-    while len(entry) < M:
-        for slot in weights:
-            due[slot] += weights[slot] / 3
-            if due[slot] >= 1.0 and len(entry) < M:
+    while len(entry) < size:
+        for slot, weight in weights.items():
+            due[slot] += weight / 3
+            if due[slot] >= 1.0 and len(entry) < size:
                 due[slot] -= 1.0
                 entry[next(c for c in walks[slot] if c not in entry)] = slot
-    assert populate(weights, M).tolist() == [entry[c] for c in range(M)]
+    assert populate(weights, size).tolist() == [entry[c] for c in range(size)]
 
 
-def iter_permutation(slot: int, M: int) -> Iterator[int]:
-    offset, skip = offset_and_skip(str(slot), M)
-    return ((offset + j * skip) % M for j in range(M))
+def permutation(slot: int, size: int) -> Iterator[int]:
+    offset, skip = offset_and_skip(str(slot), size)
+    return ((offset + j * skip) % size for j in range(size))
