@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from live.rtnetlink import (
     RouteKind,
     RouteSocket,
     RouteSpec,
+    RuleAction,
     RuleSpec,
     default_of,
     interface_of,
@@ -30,6 +31,9 @@ POD_TABLE: Final = 4097
 """The first of the tables of attachments."""
 _TABLES: Final = range(POD_TABLE, 1 << 16)
 POD_PRIORITY: Final = 20110
+FORMER_PRIORITY: Final = 20120
+FORMER_VIPS: Final = 32
+"""So many that a Pod once held are remembered: rules are tried one after the other."""
 _METRIC: Final = 100
 _LOOPBACK: Final = "lo"
 
@@ -43,6 +47,8 @@ class _State:
     rules: frozenset[RuleSpec] = frozenset()
     addresses: frozenset[AddressSpec] = frozenset()
     local: frozenset[RouteSpec] = frozenset()
+    former: frozenset[RuleSpec] = frozenset()
+    """What keeps packets of VIPs that are held no longer in the Pod."""
 
     def in_place(self) -> tuple[Prefix, ...]:
         """VIPs that are held, with a rule for their replies and at least one next hop in its table. Sorted."""
@@ -56,8 +62,8 @@ class _State:
 class KernelPodNetwork:
     """`core.ports.PodNetwork` of the Pod whose network namespace the file `netns` stands for.
 
-    Ours are: rules of our priority, routes of the tables from `POD_TABLE` to 65535, and local routes, all with our protocol number; and
-    those addresses of ``lo`` for which we have a rule (the rule comes before the address and goes after it). The namespace is
+    Ours are: rules of our priorities, routes of the tables from `POD_TABLE` to 65535, and local routes, all with our protocol number;
+    and those addresses of ``lo`` for which we have a rule (the rule comes before the address and goes after it). The namespace is
     entered by a thread for the time of a call, and not held open: a Pod that goes away is not kept alive.
     """
 
@@ -67,6 +73,10 @@ class KernelPodNetwork:
     def apply(self, attachments: Sequence[Attachment]) -> tuple[Prefix, ...]:
         """VIPs on ``lo``; for each attachment rules ``from VIP`` to a table of its own, in it a multipath default over the next hops
         for each family; and no others. Nothing is written when nothing differs.
+
+        A VIP that goes leaves two rules behind, until it comes back or too many others have gone after it: packets from it and to
+        it go nowhere. Without them, sockets that still have the address (IPv6 lets them send) and a Pod that forwards would lead its
+        last packets to the primary network.
 
         A VIP of two attachments goes to the first one. An attachment keeps its table as long as one of its VIPs stays. Next hops
         that are on no network of the Pod are left out. A family without next hops has a blackhole: replies never leak to the
@@ -82,14 +92,16 @@ class KernelPodNetwork:
     def remove(self) -> None:
         """Takes all of it away; a namespace that is gone has nothing left."""
         if self._netns.exists():
-            inside(self._netns, lambda: _apply(()))
+            inside(self._netns, lambda: _apply((), remember=False))
 
 
-def _apply(attachments: Sequence[Attachment]) -> tuple[Prefix, ...]:
+def _apply(attachments: Sequence[Attachment], *, remember: bool = True) -> tuple[Prefix, ...]:
     with RouteSocket() as kernel:
         addresses = kernel.addresses()
         present = _present(kernel, addresses)
         wanted = _wanted(tables(attachments, present.rules, present.routes), addresses)
+        if remember:
+            wanted = replace(wanted, former=_former(present, wanted))
         if wanted.rules:
             _set_parameters(wanted)
         # Returns when the kernel has acknowledged every change.
@@ -100,7 +112,8 @@ def _apply(attachments: Sequence[Attachment]) -> tuple[Prefix, ...]:
 def _change(kernel: RouteSocket, present: _State, wanted: _State) -> None:
     replaced = {route.key for route in wanted.routes - present.routes}
     # The way back first; then the VIPs; what is too much in the opposite order.
-    kernel.apply(Change(routes=tuple(wanted.routes - present.routes), rules=tuple(wanted.rules - present.rules)))
+    rules = wanted.rules - present.rules | wanted.former - present.former
+    kernel.apply(Change(routes=tuple(wanted.routes - present.routes), rules=tuple(rules)))
     kernel.apply(
         Change(
             routes=tuple(wanted.local - present.local),
@@ -111,7 +124,7 @@ def _change(kernel: RouteSocket, present: _State, wanted: _State) -> None:
     )
     kernel.apply(
         Change(
-            old_rules=tuple(present.rules - wanted.rules),
+            old_rules=tuple(present.rules - wanted.rules | present.former - wanted.former),
             old_routes=tuple(route for route in present.routes - wanted.routes if route.key not in replaced),
         )
     )
@@ -151,7 +164,8 @@ def _without_repetition(attachments: Sequence[Attachment]) -> list[Attachment]:
 
 def _present(kernel: RouteSocket, addresses: Sequence[AddressSpec]) -> _State:
     loopback = socket.if_nametoindex(_LOOPBACK)
-    rules = frozenset(rule for rule in kernel.rules() if rule.priority == POD_PRIORITY and rule.table in _TABLES)
+    listed = kernel.rules()
+    rules = frozenset(rule for rule in listed if rule.priority == POD_PRIORITY and rule.table in _TABLES)
     routes = kernel.routes()
     sources = {rule.source for rule in rules}
     return _State(
@@ -161,6 +175,7 @@ def _present(kernel: RouteSocket, addresses: Sequence[AddressSpec]) -> _State:
             a for a in addresses if a.interface == loopback and _is_host(a.network) and a.network in sources
         ),
         local=frozenset(route for route in routes if route.table == LOCAL_TABLE and route.kind is RouteKind.LOCAL),
+        former=frozenset(rule for rule in listed if rule.priority == FORMER_PRIORITY),
     )
 
 
@@ -186,6 +201,21 @@ def _wanted(by_table: Mapping[int, Attachment], addresses: Sequence[AddressSpec]
         ),
         local=frozenset(_local(vip, loopback) for vip in vips if not _is_host(vip)),
     )
+
+
+def _former(present: _State, wanted: _State) -> frozenset[RuleSpec]:
+    """The rules of VIPs that are held no longer: those that go now first."""
+    held = {rule.source for rule in wanted.rules}
+    known = {vip for rule in present.former if (vip := rule.source or rule.destination)} - held
+    going = {rule.source for rule in present.rules if rule.source} - held - known
+    remembered = [*sorted(going, key=str), *sorted(known, key=str)][:FORMER_VIPS]
+    return frozenset(rule for vip in remembered for rule in _nowhere(vip))
+
+
+def _nowhere(vip: Prefix) -> tuple[RuleSpec, RuleSpec]:
+    """Packets of a VIP that this Pod does not hold any more."""
+    end = RuleSpec(version=vip.version, priority=FORMER_PRIORITY, action=RuleAction.BLACKHOLE)
+    return replace(end, source=vip), replace(end, destination=vip)
 
 
 def _ways_back(

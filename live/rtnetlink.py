@@ -116,7 +116,7 @@ class RouteSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSpec:
-    """``from source fwmark mark/mask iif NAME lookup table``."""
+    """``from source to destination fwmark mark/mask iif NAME lookup table``."""
 
     version: int
     priority: int
@@ -125,12 +125,14 @@ class RuleSpec:
     target: int = 0
     """Of GOTO: the priority, above one's own, at whose first rule the kernel goes on; while there is none, at the next rule."""
     source: Prefix | None = None
+    destination: Prefix | None = None
     mark: int = 0
     mask: int = 0
     input_interface: str = ""
 
     def __str__(self) -> str:
         source = f" from {self.source}" if self.source else ""
+        source += f" to {self.destination}" if self.destination else ""
         mark = f" fwmark {self.mark:#x}/{self.mask:#x}" if self.mask else ""
         return f"IPv{self.version} rule {self.priority}{source}{mark} {self.action.name.lower()} {self.target or self.table}"
 
@@ -366,18 +368,27 @@ def _route_of(answer: Any, protocol: int | None) -> RouteSpec | None:
 
 def _rule(rule: RuleSpec, kind: int, flags: int) -> _Request:
     bits = rule.source.prefixlen if rule.source else 0
+    to_bits = rule.destination.prefixlen if rule.destination else 0
     attributes: list[tuple[str, Any]] = [("FRA_PRIORITY", rule.priority), ("FRA_PROTOCOL", OUR_PROTOCOL)]
     if rule.table:
         attributes.append(("FRA_TABLE", rule.table))
     if rule.source and bits:
         attributes.append(("FRA_SRC", str(rule.source.network_address)))
+    if rule.destination and to_bits:
+        attributes.append(("FRA_DST", str(rule.destination.network_address)))
     if rule.mask:
         attributes += [("FRA_FWMARK", rule.mark), ("FRA_FWMASK", rule.mask)]
     if rule.target:
         attributes.append(("FRA_GOTO", rule.target))
     if rule.input_interface:
         attributes.append(("FRA_IIFNAME", rule.input_interface))
-    body = {"family": _FAMILY[rule.version], "src_len": bits, "action": int(rule.action), "attrs": attributes}
+    body = {
+        "family": _FAMILY[rule.version],
+        "src_len": bits,
+        "dst_len": to_bits,
+        "action": int(rule.action),
+        "attrs": attributes,
+    }
     return _Request(kind, flags, body, f"{'adding' if kind == _NEWRULE else 'deleting'} {rule}")
 
 
@@ -386,7 +397,7 @@ def _rule_of(answer: Any) -> RuleSpec | None:
     if not ours or answer["action"] not in tuple(RuleAction):
         return None
     action = RuleAction(answer["action"])
-    source = answer.get_attr("FRA_SRC")
+    source, destination = answer.get_attr("FRA_SRC"), answer.get_attr("FRA_DST")
     return RuleSpec(
         version=_VERSION[answer["family"]],
         priority=answer.get_attr("FRA_PRIORITY") or 0,
@@ -394,6 +405,7 @@ def _rule_of(answer: Any) -> RuleSpec | None:
         action=action,
         target=answer.get_attr("FRA_GOTO") or 0,
         source=ip_network((source, answer["src_len"])) if source else None,
+        destination=ip_network((destination, answer["dst_len"])) if destination else None,
         mark=answer.get_attr("FRA_FWMARK") or 0,
         mask=answer.get_attr("FRA_FWMASK") or 0,
         input_interface=answer.get_attr("FRA_IIFNAME") or "",

