@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from core.errors import MachineError
+from core.kube import PODS
+from scenarios.bench import sim_load
 from scenarios.load import LoadedScenario, load_scenario, parse_scenario
 from scenarios.progress import Progress
 from scenarios.runner import Outcome, run
@@ -74,8 +76,6 @@ def test_a_gateway_pod_that_is_deleted_is_replaced() -> None:
     outcome_of(loaded, world)
     before = set(world.world.gateways)
     pod = next(iter(world.world.gateways.values())).pod
-    from core.kube import PODS
-
     world.world.delete(PODS, "default", pod)
     world.world.settle(limit_s=30)
     assert len(world.world.gateways.keys() - before) == 1
@@ -105,6 +105,11 @@ def test_a_router_that_refuses_the_gateways_leaves_them_unready() -> None:
         load_scenario("poc2-stateless", settings=["topology.routers.vpn-b.gateway_asn=65001", "setup_deadline_s=10"])
     )
     assert "0 of 2 pods of" in outcome.error
+
+
+def test_the_load_of_the_benchmark_breaks_what_its_tables_say() -> None:
+    load = sim_load.run(3000, targets=20, changes=5)
+    assert load["broken"] == load["must_break"] > 0
 
 
 # --- as a process -----------------------------------------------------------------------------------------------------------
