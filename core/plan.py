@@ -125,7 +125,8 @@ class _ServicePlan:
 
 
 class Planner:
-    """Makes the Plan of the objects that were put and not removed, from what changed since the last one.
+    """Makes the Plan of the objects that were put and not removed, from what changed since the last one. What comes out the same as in
+    the last one is the same object.
 
     What a person writes (classes, gateways, routers, routes, Services, namespaces, grants) is related anew when any of it changes.
     What changes all the time (Pods, EndpointSlices) costs only the Services that select it and the gateways before these.
@@ -248,7 +249,11 @@ class Planner:
             served.all_vips,
             needs_attachment=served.needs_attachment,
         )
-        usable = {slice_.version: usable_of(slice_) for slice_ in slices}
+        if known is not None and known.slices == slices:
+            # The same objects again, so that nobody compares what follows from them.
+            slices, usable = known.slices, known.usable
+        else:
+            usable = {slice_.version: usable_of(slice_) for slice_ in slices}
         refs = frozenset(one.pod.meta.ref for one in selected)
         return _ServicePlan(
             served=served, pods=pods, stored=stored, selected=selected, slices=slices, usable=usable, refs=refs

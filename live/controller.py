@@ -1,6 +1,7 @@
 """The controller: reads the objects, makes a plan, and applies what the plan wants: workloads, slices, attachments, statuses.
 
-Level-triggered: each turn looks at everything, and requests only what differs.
+Level-triggered: each turn looks at everything, and requests only what differs. Looking is cheap: the plan is made from what changed,
+and what is the same object as in the last turn, planned and stored, is not compared again.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from typing import NamedTuple
 
 from core import kube, names
 from core.errors import ApiError
-from core.kube import Informer, Json, KubeApi, ObjectName, Resource
+from core.kube import Informer, Json, KubeApi, ObjectName
 from core.manifests import events, render, workloads
-from core.model import ObjectRef
-from core.plan import Plan, plan
+from core.model import Attachment, EndpointSlice, Meta, ObjectRef
+from core.plan import Plan
 from core.status import Status
 from live.agent.process import AgentProcess, add_arguments
 from live.apply import Applier
 from live.leader import Candidate, Election
 from live.sessions import forget_session, stale_sessions
-from live.store import ModelStore, OwnWrites
+from live.store import OwnWrites, PlanStore
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,22 @@ READ = (
 _RESOURCES = {resource.kind: resource for resource in READ}
 
 
+_Key = tuple[str, str, str]
+"""Kind, namespace, name; each is written to in one way only."""
+
+
+class _Attempt(NamedTuple):
+    """A request that may be needed: what it is made of, by identity, and what makes it, if the object differs, and tells so."""
+
+    key: _Key
+    of: tuple[object, ...]
+    apply: Callable[[], bool]
+
+
+def _same(known: tuple[object, ...] | None, new: tuple[object, ...]) -> bool:
+    return known is not None and all(one is other for one, other in zip(known, new, strict=True))
+
+
 class Controller:
     """One turn of the loop. `informers`: one for each of READ, and one of the Deployments."""
 
@@ -67,7 +85,9 @@ class Controller:
         # Slots are remembered on the slices alone: a turn that began before the last one's slices are seen would assign them anew.
         self._slices_written = OwnWrites(informers["EndpointSlice"], time.monotonic)
         self._informers = informers | {"EndpointSlice": self._slices_written}
-        self._store = ModelStore([self._informers[resource.kind] for resource in READ])
+        self._store = PlanStore([self._informers[resource.kind] for resource in READ])
+        self._settled: dict[_Key, tuple[object, ...]] = {}
+        """What was planned and what is there, by objects that needed no request for it in the last turn."""
         self._build = build
         self._now = now
 
@@ -76,7 +96,7 @@ class Controller:
 
         Returns the seconds until the next try when something was refused.
         """
-        wanted = plan(self._store.objects())
+        wanted = self._store.plan()
         refused = 0
         for request in self._requests(wanted):
             try:
@@ -87,41 +107,60 @@ class Controller:
         return RETRY_FAILED_S if refused else None
 
     def _requests(self, wanted: Plan) -> Iterator[Callable[[], object]]:
-        yield from self._workloads(wanted)
-        yield from self._slices(wanted)
-        yield from self._attachments(wanted)
-        yield from self._statuses(wanted)
+        before, self._settled = self._settled, {}
+        # What packets wait for goes first.
+        for attempts in (self._slices, self._workloads, self._attachments, self._statuses):
+            for attempt in attempts(wanted):
+                if _same(before.get(attempt.key), attempt.of):
+                    self._settled[attempt.key] = attempt.of
+                else:
+                    yield partial(self._attempt, attempt)
+        yield from self._removals(wanted)
         routers, pods = self._informers["GatewayRouter"].objects(), self._informers["Pod"].objects()
         for router, pod in stale_sessions(routers.values(), pods.values()):
             yield partial(forget_session, self._api, router, pod)
 
+    def _attempt(self, attempt: _Attempt) -> None:
+        if not attempt.apply():
+            self._settled[attempt.key] = attempt.of
+
     def _current(self, kind: str, name: ObjectName) -> Json | None:
         return self._informers[kind].objects().get(name)
 
-    def _apply(
-        self, resource: Resource, wanted: Json, current: Json | None, subresource: str | None = None
-    ) -> Callable[[], object]:
-        return partial(self._applier.apply, resource, wanted, current, subresource)
-
-    def _workloads(self, wanted: Plan) -> Iterator[Callable[[], object]]:
+    def _workloads(self, wanted: Plan) -> Iterator[_Attempt]:
         for planned in wanted.gateways:
             workload = workloads.workload(planned.gateway, planned.class_, self._build)
             if workload is not None:
                 name = (workload["metadata"]["namespace"], workload["metadata"]["name"])
-                yield self._apply(kube.DEPLOYMENTS, workload, self._current("Deployment", name))
+                current = self._current("Deployment", name)
+                apply = partial(self._applier.apply, kube.DEPLOYMENTS, workload, current)
+                yield _Attempt(("Deployment", *name), (planned.gateway, current), apply)
 
-    def _slices(self, wanted: Plan) -> Iterator[Callable[[], object]]:
-        services = {s.meta.ref: s.meta for s in self._store.objects().services}
+    def _slices(self, wanted: Plan) -> Iterator[_Attempt]:
+        services = self._store.metas(self._informers["Service"])
         stored = self._informers["EndpointSlice"].objects()
         for slice_ in wanted.slices:
-            ref = slice_.meta.ref
-            service = services[ObjectRef(kind="Service", namespace=ref.namespace, name=slice_.service)]
-            body = render.endpoint_slice(slice_, service)
-            current = stored.get((ref.namespace, ref.name))
-            note = self._slices_written.note
-            yield partial(self._applier.apply, kube.ENDPOINT_SLICES, body, current, stored=note)
+            name = (slice_.meta.namespace, slice_.meta.name)
+            service, current = services[slice_.meta.namespace, slice_.service], stored.get(name)
+            yield _Attempt(
+                ("EndpointSlice", *name),
+                (slice_, service, current),
+                partial(self._apply_slice, slice_, service, current),
+            )
+
+    def _apply_slice(self, slice_: EndpointSlice, service: Meta, current: Json | None) -> bool:
+        """Of a write, the API's answer stands for the object until it is another one: it need not be compared with what was written."""
+        ref = slice_.meta.ref
+
+        def stored(answer: Json) -> None:
+            self._slices_written.note(answer)
+            self._settled["EndpointSlice", ref.namespace, ref.name] = (slice_, service, answer)
+
+        return self._applier.apply(kube.ENDPOINT_SLICES, render.endpoint_slice(slice_, service), current, stored=stored)
+
+    def _removals(self, wanted: Plan) -> Iterator[Callable[[], object]]:
         keep = {(slice_.meta.namespace, slice_.meta.name) for slice_ in wanted.slices}
-        for name, raw in stored.items():
+        for name, raw in self._informers["EndpointSlice"].objects().items():
             labels = raw["metadata"].get("labels") or {}
             if labels.get(names.SLICE_MANAGED_BY) == names.SLICE_MANAGER and name not in keep:
                 yield partial(self._remove_slice, name)
@@ -131,29 +170,36 @@ class Controller:
         self._applier.forget(kube.ENDPOINT_SLICES, *name)
         self._slices_written.forget(name)
 
-    def _attachments(self, wanted: Plan) -> Iterator[Callable[[], object]]:
+    def _attachments(self, wanted: Plan) -> Iterator[_Attempt]:
         for name, raw in self._informers["Pod"].objects().items():
             ref = ObjectRef(kind="Pod", namespace=name[0], name=name[1])
             attachments = wanted.attachments.get(ref, ())
             has = names.ATTACHMENT in (raw["metadata"].get("annotations") or {})
-            if not attachments and not has:
-                continue
-            annotations = {names.ATTACHMENT: render.attachment_text(attachments)} if attachments else {}
-            body = render.head(ref, uid=raw["metadata"]["uid"], annotations=annotations)
-            yield self._apply(kube.PODS, body, raw if attachments else None, "status")
+            if attachments or has:
+                apply = partial(self._apply_attachments, ref, attachments, raw)
+                yield _Attempt(("Pod", *name), (attachments, raw), apply)
 
-    def _statuses(self, wanted: Plan) -> Iterator[Callable[[], object]]:
+    def _apply_attachments(self, ref: ObjectRef, attachments: tuple[Attachment, ...], raw: Json) -> bool:
+        annotations = {names.ATTACHMENT: render.attachment_text(attachments)} if attachments else {}
+        body = render.head(ref, uid=raw["metadata"]["uid"], annotations=annotations)
+        return self._applier.apply(kube.PODS, body, raw if attachments else None, "status")
+
+    def _statuses(self, wanted: Plan) -> Iterator[_Attempt]:
         now = self._now()
         for status in wanted.statuses:
-            current = self._current(status.ref.kind, (status.ref.namespace, status.ref.name))
+            name = (status.ref.namespace, status.ref.name)
+            current = self._current(status.ref.kind, name)
             if current is not None:
-                yield partial(self._write_status, status, current, now)
+                apply = partial(self._write_status, status, current, now)
+                yield _Attempt((status.ref.kind, *name), (status, current), apply)
 
-    def _write_status(self, status: Status, current: Json, now: str) -> None:
+    def _write_status(self, status: Status, current: Json, now: str) -> bool:
         body = render.status_object(status, current, now)
-        if self._applier.apply(_RESOURCES[status.ref.kind], body, current, "status"):
+        written = self._applier.apply(_RESOURCES[status.ref.kind], body, current, "status")
+        if written:
             for event in events.news(status, current):
                 self._tell(event, current, now)
+        return written
 
     def _tell(self, event: events.Event, about: Json, now: str) -> None:
         """An Event that the API does not take is lost, as Events may be."""

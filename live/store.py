@@ -1,4 +1,4 @@
-"""The model of what informers hold, each object parsed once when it changes; and what was written and is not seen yet."""
+"""The model of what informers hold, each object parsed once when it changes; the plan of it; what was written and is not seen yet."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from core.kube import Informer, Json, ObjectName
 from core.manifests import parse_object
-from core.model import KubeObject
+from core.model import KubeObject, Meta
 from core.objects import Objects, Rejected
+from core.plan import Plan, Planner
 
 
 class ModelStore:
@@ -29,6 +30,42 @@ class ModelStore:
             self._parsed[i] = after
             items += [model for _, model in after.values() if model is not None]
         return Objects.of(items)
+
+
+class PlanStore:
+    """The Plan of what several informers hold, made from what changed since the last time."""
+
+    def __init__(self, informers: Sequence[Informer]) -> None:
+        self._informers = tuple(informers)
+        self._seen: list[Mapping[ObjectName, Json]] = [{} for _ in self._informers]
+        self._models: list[dict[ObjectName, KubeObject | Rejected]] = [{} for _ in self._informers]
+        self._planner = Planner()
+
+    def plan(self) -> Plan:
+        """The Plan of everything that the informers hold now. What did not change is the same object as last time."""
+        for i, informer in enumerate(self._informers):
+            before, after = self._seen[i], informer.objects()
+            if after is before:
+                continue
+            models = self._models[i]
+            # Snapshots share unchanged objects, so identity tells.
+            for name in [name for name, raw in after.items() if before.get(name) is not raw]:
+                model = parse_object(after[name])
+                if model is not None:
+                    models[name] = model
+                    self._planner.put(model)
+                elif name in models:
+                    self._planner.remove(models.pop(name).meta.ref)
+            for name in before.keys() - after.keys():
+                if name in models:
+                    self._planner.remove(models.pop(name).meta.ref)
+            self._seen[i] = after
+        return self._planner.plan()
+
+    def metas(self, informer: Informer) -> Mapping[ObjectName, Meta]:
+        """Metadata of what `informer` held when the last plan was made; the same object as long as the whole object is."""
+        models = next(models for one, models in zip(self._informers, self._models, strict=True) if one is informer)
+        return {name: model.meta for name, model in models.items()}
 
 
 OWN_WRITE_S = 5.0
@@ -58,14 +95,21 @@ class OwnWrites:
         self._written.pop(name, None)
 
     def objects(self) -> Mapping[ObjectName, Json]:
-        """What the informer holds, with newer writes of ours over it. O(1) when all of them have been seen."""
+        """What the informer holds, with writes of ours over it that are newer, or the same: what we wrote is nobody's change."""
         seen, now_s = self._informer.objects(), self._now_s()
         self._written = {
             name: (stored, until_s)
             for name, (stored, until_s) in self._written.items()
-            if until_s > now_s and (name not in seen or _version(seen[name]) < _version(stored))
+            if _is_over(seen.get(name), stored, in_time=until_s > now_s)
         }
         return {**seen, **{name: stored for name, (stored, _) in self._written.items()}} if self._written else seen
+
+
+def _is_over(seen: Json | None, stored: Json, *, in_time: bool) -> bool:
+    """Whether `stored`, which we wrote, stands for what was `seen`."""
+    if seen is None or _version(seen) < _version(stored):
+        return in_time
+    return bool(seen["metadata"].get("resourceVersion") == stored["metadata"].get("resourceVersion"))
 
 
 def _version(obj: Json) -> int:
