@@ -36,6 +36,10 @@ ABSENT_RETRY_S = 30.0
 ABSENT_GRACE_S = 30.0
 """How long a resource that was served must answer 404 until its objects are taken as gone with it."""
 
+STALE_GRACE_S = 10.0
+"""How long a list that is older than what is known is refused. A replica that lags behind catches up in less; a store that was
+restored from a backup never does, and then it is right."""
+
 RESUMABLE_CODES = frozenset({429, 502, 503})
 """Refusals of a watch that say nothing against its resourceVersion; after all others only a new list is safe."""
 
@@ -109,6 +113,9 @@ class Reflector:
         self._watch_told = False
         self._absent_since_s: float | None = None
         self._served = False
+        self._newest: str | None = None
+        """The newest version that the server has ever told of."""
+        self._stale_since_s: float | None = None
         self.synced = False
 
     @property
@@ -141,9 +148,12 @@ class Reflector:
         if token:
             self._page = ListPage(limit=PAGE_LIMIT, continue_token=token)
             return ()
+        if self._is_stale(version, now_s):
+            what = f"a list of version {version}, but version {self._newest} is known"
+            return self.failed(Failure(cause=Cause.GARBAGE, what=what), now_s)
         listed = self._listing
         self._restart_list(limit=PAGE_LIMIT)
-        self._version = version
+        self._version = self._newest = version
         self._absent_since_s = None
         self._served = True
         self.synced = True
@@ -173,6 +183,7 @@ class Reflector:
         except _GarbageError as garbage:
             return self.failed(Failure(cause=Cause.GARBAGE, what=str(garbage)), now_s)
         self._version = version
+        self._newest = self._newest if _older(version, self._newest) else version
         self._failures = 0
         self._watch_told = True
         if kind == "BOOKMARK":
@@ -230,6 +241,15 @@ class Reflector:
         self._served = False
         self.synced = True
         return ABSENT_RETRY_S * (0.5 + 0.5 * self._jitter()), self._replace_all({})
+
+    def _is_stale(self, version: str, now_s: float) -> bool:
+        """Whether a list must not be believed: it would bring back what is gone, and take away what has come."""
+        if not _older(version, self._newest):
+            self._stale_since_s = None
+            return False
+        if self._stale_since_s is None:
+            self._stale_since_s = now_s
+        return now_s - self._stale_since_s < STALE_GRACE_S
 
     def _restart_list(self, *, limit: int | None) -> None:
         self._listing = {}

@@ -1,5 +1,5 @@
 """One throw-away set of namespaces for all tests of a module: what a module's fixtures start there is shared by its tests. With
-parameters, one set for each.
+parameters of the fixture `world`, one set for each.
 
 A child lives in the namespaces and runs the tests that it is told to, one after the other; its end takes everything along.
 """
@@ -83,8 +83,10 @@ class SharedSandbox:
 
 
 def shared_by(item: pytest.Item) -> str:
-    """What the tests that share a sandbox have in common: their module, and its parameters if it has any."""
-    return item.nodeid.partition("::")[0] + item.nodeid.partition("[")[2]
+    """What the tests that share a sandbox have in common: their module, and the parameter of its fixture `world` if it has one."""
+    callspec = getattr(item, "callspec", None)
+    parameter = callspec.params.get("world", "") if callspec is not None else ""
+    return f"{item.nodeid.partition('::')[0]} {parameter}"
 
 
 def _failed(item: pytest.Item, why: str) -> pytest.TestReport:

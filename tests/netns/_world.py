@@ -39,6 +39,7 @@ from scenarios.spec import Mode, SocketAddress, Traffic, TrafficProtocol
 from scenarios.tuples import five_tuples
 from scenarios.world import Connections, Milestone
 from sim.net import capabilities
+from sim.net.topology import processes_in
 from tests.conftest import require
 
 ROUTER = "vpn-b"
@@ -51,21 +52,24 @@ CONVERGE_S = 40.0
 LOOK_EVERY_S = 0.02
 FOREVER_S = float("inf")
 
-UDP_ROUTE: Json = {
-    "apiVersion": "l34.gateway.api.poc/v1alpha1",
-    "kind": "L34Route",
-    "metadata": {"name": "udp-4100", "namespace": "default"},
-    "spec": {
-        "parentRefs": [{"name": GATEWAY}],
-        "backendRefs": [{"name": "service-b", "port": 4100}],
-        "priority": 1,
-        "protocols": ["UDP"],
-        "destinationCIDRs": ["20.0.0.1/32"],
-        "destinationPorts": ["4100"],
-        "sourceCIDRs": ["0.0.0.0/0"],
-        "sourcePorts": ["any"],
-    },
-}
+
+def l34_route(name: str, vip: str, protocol: str, port: int) -> Json:
+    """A route of one VIP, protocol and port to the application."""
+    return {
+        "apiVersion": "l34.gateway.api.poc/v1alpha1",
+        "kind": "L34Route",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "parentRefs": [{"name": GATEWAY}],
+            "backendRefs": [{"name": "service-b", "port": port}],
+            "priority": 1,
+            "protocols": [protocol],
+            "destinationCIDRs": [f"{vip}/32"],
+            "destinationPorts": [str(port)],
+            "sourceCIDRs": ["0.0.0.0/0"],
+            "sourcePorts": ["any"],
+        },
+    }
 
 
 def require_world(dataplane: str) -> None:
@@ -124,7 +128,7 @@ class World:
 
     def start(self) -> None:
         """Everything up to the moment at which traffic may begin; what came up is taken down again when it does not."""
-        manifests = [*desired(read_manifests(self.loaded.manifests)), UDP_ROUTE]
+        manifests = [*desired(read_manifests(self.loaded.manifests)), l34_route("udp-4100", "20.0.0.1", "UDP", 4100)]
         progress = Progress(self.mininet.now_s, quiet=True)
         try:
             set_up(self.loaded.scenario, manifests, self.mininet, _NoEvents(), progress)
@@ -222,7 +226,16 @@ class World:
         self._faults("POST", what)
 
     def clear_faults(self) -> None:
-        self._faults("DELETE")
+        """Ends all faults; a server that listens to nobody is waited for."""
+
+        def missing() -> str:
+            try:
+                self._faults("DELETE")
+            except OSError as error:
+                return str(error)
+            return ""
+
+        self.wait_for(missing)
 
     def _faults(self, method: str, body: Json | None = None) -> None:
         request = urllib.request.Request(
@@ -230,6 +243,12 @@ class World:
         )
         with urllib.request.urlopen(request, timeout=5.0) as answer:
             assert answer.status < 300, answer.read()
+
+    def pid_of(self, host: str, program: str) -> int:
+        """The process in a host's namespace whose command line has `program` in it."""
+        pids = processes_in(self.mininet.network.host(host).namespace)
+        (found,) = [pid for pid in pids if program in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")]
+        return found
 
     @contextmanager
     def paused(self, pid: int) -> Iterator[None]:

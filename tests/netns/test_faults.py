@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,6 @@ from core.model import Pod
 from live.dataplane.nft_marks import MARK_BASE
 from live.rtnetlink import Change, RouteSocket, RuleSpec
 from sim.net.impair import Impairments
-from sim.net.topology import processes_in
 from tests.netns._converged import assert_converged, differences
 from tests.netns._world import ROUTER, Held, World, require_world
 
@@ -108,23 +106,16 @@ def assert_exactly_the_moved_broke(held: Held) -> None:
     assert (moved == lost).all(), (moved.sum(), lost.sum(), measured.connections.errors)
 
 
-def bird_of(world: World, pod: Pod) -> int:
-    """The PID of the BIRD in a gateway pod."""
-    pids = processes_in(world.netns(pod))
-    (found,) = [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == "bird"]
-    return found
-
-
 def test_bird_is_killed(world: World) -> None:
     """The VIPs are withdrawn at once, because the session ends with the process; the agent starts another BIRD."""
     held = world.hold()
     pod = world.gateway_pods()[0]
-    before = bird_of(world, pod)
+    before = world.pid_of(pod.meta.name, "bird -f")
     os.kill(before, signal.SIGKILL)
     world.wait_for(lambda: "still announced" if outside_address(pod) in next_hops(world) else "", AT_ONCE_S)
     world.connects()
     assert_converged(world)
-    assert bird_of(world, pod) != before
+    assert world.pid_of(pod.meta.name, "bird -f") != before
     world.connects()
     held.all_survive()
 

@@ -9,6 +9,7 @@ import pytest
 
 from core.lb import jhash
 
+
 @pytest.mark.parametrize("count", [2, 4, 8, 10])
 def test_scalar_and_array_agree(count: int) -> None:
     rng = random.Random(count)

@@ -11,6 +11,7 @@ from core.kube import PODS, Json
 from core.reflector import (
     ABSENT_GRACE_S,
     PAGE_LIMIT,
+    STALE_GRACE_S,
     Cause,
     Failure,
     ListPage,
@@ -192,7 +193,8 @@ def test_a_version_that_the_server_does_not_know_leads_to_a_list() -> None:
     reflector = listed(pod("a", 7), version=1000)
     reflector.failed(Failure(cause=Cause.REFUSED, what="Too large resource version", code=504), 0.0)
     assert reflector.next_action(1.0) == FIRST_LIST
-    assert reflector.page_received(page(3, []), 1.0) == (("blue", "a"),)
+    assert reflector.page_received(page(3, []), 1.0) == ()
+    assert reflector.page_received(page(3, []), 1.0 + STALE_GRACE_S) == (("blue", "a"),)
 
 
 @pytest.mark.parametrize("kind", ["ADDED", "MODIFIED", "BOOKMARK"])
@@ -202,7 +204,24 @@ def test_a_store_that_has_gone_back_leads_to_a_list(kind: str) -> None:
     reflector.watch_opened(0.0)
     assert reflector.event_received(event(kind, pod("b", 999)), 0.0) == ()
     assert reflector.next_action(1.0) == FIRST_LIST
-    assert set(reflector.page_received(page(999, [pod("b", 999)]), 1.0)) == {("blue", "a"), ("blue", "b")}
+    restored = page(999, [pod("b", 999)])
+    assert reflector.page_received(restored, 1.0) == ()
+    assert set(reflector.page_received(restored, 1.0 + STALE_GRACE_S)) == {("blue", "a"), ("blue", "b")}
+
+
+def test_a_list_of_a_replica_that_lags_is_not_believed() -> None:
+    """It would bring back what is gone and take away what has come; the next list, of the replica that knows, is."""
+    reflector = listed(pod("new", 20), version=20)
+    reflector.watch_opened(0.0)
+    reflector.event_received(event("DELETED", pod("gone", 15)), 0.0)
+    reflector.failed(Failure(cause=Cause.REFUSED, what="boom", code=500), 0.0)
+    assert reflector.page_received(page(19, [pod("gone", 5)]), 0.5) == ()
+    assert set(reflector.objects()) == {("blue", "new")}
+    assert isinstance(reflector.next_action(0.5), WaitUntil)
+    assert reflector.page_received(page(21, [pod("new", 20), pod("newer", 21)]), 1.0) == (("blue", "newer"),)
+    # Only lists that are stale one after the other count.
+    reflector.failed(Failure(cause=Cause.REFUSED, what="boom", code=500), 2 * STALE_GRACE_S)
+    assert reflector.page_received(page(19, []), 2 * STALE_GRACE_S) == ()
 
 
 def test_versions_that_are_no_numbers_are_not_compared() -> None:

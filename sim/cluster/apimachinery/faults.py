@@ -8,7 +8,9 @@ A fault is asked for over ``/tidegate/faults``, which is there only when the ser
 
 Actions: ``refuse`` (nobody listens, open connections are closed), ``reset`` (the connection is reset), ``status`` (answered with
 `code`), ``hang`` (never answered: half-open; a running watch falls silent), ``garbage`` (200, and a body that is not JSON; a running
-watch gets a line that is not), ``compact`` (the past is forgotten: 410 for old watches), ``end_watches`` (running watches end).
+watch gets a line that is not), ``compact`` (the past is forgotten: 410 for old watches), ``end_watches`` (running watches end),
+``stale`` (lists are answered as they were `behind` versions ago, as by a replica that lags), ``disorder`` (running watches tell of
+each two changes in the wrong order).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from sim.cluster.apimachinery import problems
 from sim.cluster.apimachinery.problems import Json, StatusError
 
 PATH: Final = "/tidegate/faults"
-ACTIONS: Final = ("refuse", "reset", "status", "hang", "garbage", "compact", "end_watches")
+ACTIONS: Final = ("refuse", "reset", "status", "hang", "garbage", "compact", "end_watches", "stale", "disorder")
 _REASONS: Final = {
     400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired",
     429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout",
@@ -38,6 +40,7 @@ class Fault:
     verbs: tuple[str, ...] = ()
     code: int = 500
     retry_after_s: int | None = None
+    behind: int = 0
 
     def strikes(self, verb: str, path: str) -> bool:
         """Whether a request is one that it is meant for."""
@@ -53,6 +56,7 @@ class Fault:
         return {
             "action": self.action, "seconds": round(self.until_s - now_s, 3), "count": self.left, "path": self.path,
             "verbs": list(self.verbs), "code": self.code, "retry_after_s": self.retry_after_s,
+            "behind": self.behind,
         }  # fmt: skip
 
 
@@ -73,7 +77,7 @@ class Faults:
         return None
 
 
-_KEYS: Final = ("action", "seconds", "count", "path", "verbs", "code", "retry_after_s")
+_KEYS: Final = ("action", "seconds", "count", "path", "verbs", "code", "retry_after_s", "behind")
 
 
 def parse(body: Any, now_s: float) -> Fault:
@@ -100,4 +104,5 @@ def parse(body: Any, now_s: float) -> Fault:
         verbs=tuple(body.get("verbs") or ()),
         code=int(body.get("code", 500)),
         retry_after_s=body.get("retry_after_s"),
+        behind=int(body.get("behind", 0)),
     )

@@ -7,7 +7,7 @@ import hmac
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -78,7 +78,7 @@ class Service:
     async def _strike(self, request: web.BaseRequest, faults: Faults) -> web.StreamResponse | None:
         verb = _verb(request, requests.route(request.path))
         fault = faults.strike(verb, request.path, time.monotonic())
-        if fault is None:
+        if fault is None or fault.action == "disorder":
             return None
         self.log("fault", action=fault.action, verb=verb, path=request.path)
         match fault.action:
@@ -89,6 +89,8 @@ class Service:
             case "hang":
                 await asyncio.sleep(max(fault.until_s - time.monotonic(), 0))
                 return None
+            case "stale":
+                return self._list_before(request, fault.behind) if verb == "list" else None
             case _:
                 if request.transport is not None:
                     request.transport.abort()
@@ -188,6 +190,21 @@ class Service:
         collection = self.cluster.writer.collection(target.kind)
         found = page(self.cluster.store, collection, self._query(request, target))
         return answers.many(found, include=request.query.get("includeObject", "Metadata"))
+
+    def _list_before(self, request: web.BaseRequest, behind: int) -> web.StreamResponse | None:
+        """A list as it was `behind` versions ago; None when it is not known any more, or of no kind that there is."""
+        route = requests.route(request.path)
+        kind = self.cluster.registry.find(route.group, route.plural) if route is not None else None
+        version = kind.version(route.version) if kind is not None and route is not None else None
+        if kind is None or version is None or route is None:
+            return None
+        target = Target(kind=kind, version=version, namespace=route.namespace or "", name="", subresource="")
+        then = max(self.cluster.store.version - behind, self.cluster.writer.collection(kind).oldest, 1)
+        query = replace(
+            self._query(request, target), resource_version=str(then), version_match="Exact", limit=0, continue_at=""
+        )
+        answers = Answers(target, requests.form(request.headers.get("Accept", "")), self.cluster.sources.now)
+        return answers.many(page(self.cluster.store, self.cluster.writer.collection(kind), query), include="Metadata")
 
     async def _watch(self, request: web.BaseRequest, target: Target, answers: Answers) -> web.StreamResponse:
         query, asked = self._query(request, target), request.query

@@ -121,7 +121,7 @@ class Listening:
             case "DELETE":
                 on.on.clear()
                 for watch in self.service.watches:
-                    watch.silent = False
+                    watch.mend()
             case "GET":
                 pass
             case _:
@@ -152,6 +152,8 @@ class Listening:
         match fault.action:
             case "hang":
                 watch.silent = True
+            case "disorder":
+                watch.disorder = True
             case "garbage":
                 watch.say(b'{"type":"ADDED","object":{"kind":\x00\xff\n')
             case "end_watches":

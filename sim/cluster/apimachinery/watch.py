@@ -39,7 +39,10 @@ class Watch:
     bookmark_interval_s: float = 60.0
     timeout_s: float = DEFAULT_TIMEOUT_S
     silent: bool = False
-    """Struck by a fault: still open, and says nothing more."""
+    """Struck by a fault: still open, and what it would say waits, as in a network that is interrupted."""
+    disorder: bool = False
+    """Struck by a fault: each two lines change places."""
+    _held: bytes = b""
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -55,12 +58,23 @@ class Watch:
 
     def say(self, line: bytes) -> None:
         """Sends a line as soon as the client reads."""
-        if self.silent or self._ended:
+        if self._ended:
             return
+        if self.disorder and not self._held:
+            self._held = line
+            return
+        line, self._held = line + self._held, b""
         self._pending.append(line)
         self._pending_bytes += len(line)
         if self._pending_bytes > MAX_BACKLOG_BYTES:
             self._ended = True
+        self._wake.set()
+
+    def mend(self) -> None:
+        """Ends what faults do to it: what has waited is said."""
+        self.silent = self.disorder = False
+        if self._held:
+            self.say(b"")
         self._wake.set()
 
     def say_bookmark(self, version: str, *, initial_end: bool = False) -> None:
@@ -81,7 +95,7 @@ class Watch:
         for line in first:
             self.say(line)
         while True:
-            if self._pending:
+            if self._pending and not self.silent:
                 block = b"".join(self._pending)
                 self._pending.clear()
                 self._pending_bytes = 0
