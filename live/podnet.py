@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from core.model import Address, Attachment, Prefix
-from live import sysctl
+from live import neighbours, sysctl
 from live.namespaces import inside
 from live.routes import last_resort
 from live.rtnetlink import (
@@ -104,9 +104,14 @@ def _apply(attachments: Sequence[Attachment], *, remember: bool = True) -> tuple
             wanted = replace(wanted, former=_former(present, wanted))
         if wanted.rules:
             _set_parameters(wanted)
+        neighbours.forget(_hops(wanted) - _hops(present))
         # Returns when the kernel has acknowledged every change.
         _change(kernel, present, wanted)
         return wanted.in_place()
+
+
+def _hops(state: _State) -> set[Address]:
+    return {hop.address for route in state.routes for hop in route.next_hops}
 
 
 def _change(kernel: RouteSocket, present: _State, wanted: _State) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable, Collection
 
 from core import kube
 from core.errors import InputError, Problem
 from core.lb.fingerprint import fingerprint
 from core.lb.forwarding import Forwarding
 from core.manifests import workloads
-from core.model import Gateway, sorted_prefixes
+from core.model import Address, Gateway, sorted_prefixes
 from core.plan import forwarding_of, gateway_ref
 from core.ports import Dataplane
+from live import neighbours
 from live.agent.metrics import Registry
 from live.agent.process import AgentProcess, add_arguments
 from live.agent.programmed import DEFAULT_ADDRESS, Programmed, serve_programmed
@@ -43,14 +45,24 @@ class LoadBalancer:
     """One turn of the loop."""
 
     def __init__(
-        self, store: ModelStore, dataplane: Dataplane, programmed: Programmed, namespace: str, name: str
+        self,
+        store: ModelStore,
+        dataplane: Dataplane,
+        programmed: Programmed,
+        namespace: str,
+        name: str,
+        forget: Callable[[Collection[Address]], None] = neighbours.forget,
     ) -> None:
+        """`forget` makes the kernel ask anew where addresses are."""
+        self._forget = forget
         self._store = store
         self._dataplane = dataplane
         self._programmed = programmed
         self._namespace = namespace
         self._name = name
         self._forwarding: Forwarding | None = None
+        self._pods: dict[Address, str] | None = None
+        """Address of a target -> its Pod, as of the last turn; None before the first."""
 
     @property
     def forwarding(self) -> Forwarding | None:
@@ -71,10 +83,22 @@ class LoadBalancer:
         usable = sorted_prefixes(wanted.usable_destinations())
         vips = sorted_prefixes(vip for flow in wanted.flows for vip in flow.destinations)
         self._programmed.retain(usable)
+        self._forget_former_pods(wanted)
         self._dataplane.apply(wanted, interfaces=interfaces_of(gateway))
         self._forwarding = wanted
         self._programmed.publish(announced=usable, vips=vips)
         return VERIFY_S
+
+    def _forget_former_pods(self, wanted: Forwarding) -> None:
+        """Of an address that comes back with another Pod the kernel may still know the old one's place.
+
+        After a restart it is not known who was there before, and nothing is forgotten: what runs is not disturbed.
+        """
+        pods = {target.address: target.pod for pool in wanted.pools for target in pool.targets}
+        if self._pods is not None:
+            before = self._pods
+            self._forget({address for address, pod in pods.items() if before.get(address) != pod})
+        self._pods = pods
 
 
 def interfaces_of(gateway: Gateway | None) -> tuple[str, ...]:

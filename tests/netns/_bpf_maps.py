@@ -68,8 +68,13 @@ def _maps_of(pin: Path) -> dict[str, int]:
     found = {}
     for number in numbers:
         with bpf.closing(_by_id(MAP_BY_ID, number)) as fd:
-            found[bpf._info(fd, 64)[24:40].rstrip(b"\0").decode()] = number
+            found[_name(fd)] = number
     return found
+
+
+def _name(fd: int) -> str:
+    """The name of a map. Source: linux/bpf.h, struct bpf_map_info."""
+    return bpf._info(fd, 64)[24:40].rstrip(b"\0").decode()
 
 
 def _by_id(command: int, number: int) -> int:
@@ -100,6 +105,8 @@ def _tables(number: int, size: int) -> Iterator[NDArray[np.uint64]]:
                     raise
                 continue
             with bpf.closing(_by_id(MAP_BY_ID, inner)) as table:
+                if _name(table) == "no_pool":
+                    continue
                 length = bpf.map_shape(table)[2]
                 raw = bpf.lookup(table, 0, length, "reading the table of a pool")
             yield np.frombuffer(raw, np.uint64)[: size or length // BUCKET_BYTES]

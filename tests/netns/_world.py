@@ -10,13 +10,14 @@ import itertools
 import json
 import os
 import signal
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from core.kube import Json
 from core.lb.placement import FiveTuples
 from core.model import Pod
 from live.kube import KubeClient
-from scenarios.convergence import View
+from scenarios.convergence import View, missing_in_kernels
 from scenarios.drive import TrafficDrive
 from scenarios.load import LoadedScenario, load_scenario
 from scenarios.manifests import desired, read_manifests
@@ -50,6 +51,7 @@ UDP = SocketAddress.parse("20.0.0.1:4100")
 CONVERGE_S = 40.0
 """Within this everything must be as the plan says; a container that is restarted for the second time waits already."""
 LOOK_EVERY_S = 0.02
+FIRST_PORT, PORTS_END = 20_000, 65_536
 FOREVER_S = float("inf")
 
 
@@ -80,6 +82,12 @@ def require_world(dataplane: str) -> None:
     for name in ("bpf", "libbpf", "bpf-object", "clsact") if dataplane == "tc" else ():
         found = capabilities.probe(name)
         require("bpf", found.available, f"{found.detail}; {found.remedy}")
+
+
+class SetReady(Protocol):
+    """Writes whether a Pod is ready."""
+
+    def __call__(self, ready: bool) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -124,7 +132,7 @@ class World:
         self.dataplane = dataplane
         self.mininet = MininetWorld(logs, allow_faults=True)
         self._numbers = itertools.count(1)
-        self._ports = itertools.count(20_000, 250)
+        self._next_port = FIRST_PORT
 
     def start(self) -> None:
         """Everything up to the moment at which traffic may begin; what came up is taken down again when it does not."""
@@ -145,6 +153,11 @@ class World:
     def view(self) -> View:
         """The objects as the test's own client knows them, and their plan."""
         return View.of(self.mininet.observe().objects)
+
+    def programmed(self) -> str:
+        """What the load balancers lack to forward as the slices in the API say; ``""``: nothing."""
+        view = self.view()
+        return "; ".join(missing_in_kernels(view, self.mininet._programmed(view)))
 
     def gateway_pods(self) -> tuple[Pod, ...]:
         """By name."""
@@ -184,6 +197,16 @@ class World:
         self.wait_for(lambda: "" if drive.over else "connections are being opened", traffic.timeout_s + 5)
         return Held(self, traffic, tuples, drive, before)
 
+    def variants(self, flapping: Sequence[Pod]) -> list[tuple[Json, ...]]:
+        """The objects as they are, with each choice of some Pods not ready and the others of `flapping` ready."""
+        objects = self.mininet.observe().objects
+        names = [pod.meta.name for pod in flapping]
+        return [
+            tuple(_with_readiness(obj, names, gone) for obj in objects)
+            for size in range(len(names) + 1)
+            for gone in itertools.combinations(names, size)
+        ]
+
     def connects(self, n: int = 100, *, to: SocketAddress = TCP) -> None:
         """New connections succeed, each with the target that the core predicts."""
         measured = self.hold(n, to=to, mode=Mode.SHORT).finish()
@@ -198,8 +221,15 @@ class World:
             protocol=TrafficProtocol.UDP if to.port >= 4100 else TrafficProtocol.TCP,
             connections=n,
             mode=mode,
-            first_source_port=next(self._ports),
+            first_source_port=self._take_ports(n),
         )
+
+    def _take_ports(self, n: int) -> int:
+        """The first of `n` source ports that have not been used for as long as possible."""
+        if self._next_port + n > PORTS_END:
+            self._next_port = FIRST_PORT
+        self._next_port += n
+        return self._next_port - n
 
     # --- faults --------------------------------------------------------------------------------------------------------------
 
@@ -294,16 +324,64 @@ class World:
         patch = {"spec": {"replicas": replicas}}
         self.api.merge_patch(kube.DEPLOYMENTS, "default", APPLICATION, patch)
 
-    def set_ready(self, pod: Pod, ready: bool) -> None:
+    def readiness(self, pod: Pod) -> SetReady:
         """Writes the Ready condition of a Pod, as its kubelet would; the imitated one writes only when its own view changes."""
         obj = self.api.get(kube.PODS, pod.meta.namespace, pod.meta.name)
         assert obj is not None
-        conditions = [
-            {**condition, "status": "True" if ready else "False"} if condition["type"] == "Ready" else condition
-            for condition in obj["status"]["conditions"]
-        ]
-        patch = {"status": {"conditions": conditions}}
-        self.api.merge_patch(kube.PODS, pod.meta.namespace, pod.meta.name, patch, subresource="status")
+        others = [condition for condition in obj["status"]["conditions"] if condition["type"] != "Ready"]
+
+        def write(ready: bool) -> None:
+            condition = {"type": "Ready", "status": "True" if ready else "False"}
+            patch = {"status": {"conditions": [*others, condition]}}
+            self.api.merge_patch(kube.PODS, pod.meta.namespace, pod.meta.name, patch, subresource="status")
+
+        return write
+
+
+def targets_of(objects: Iterable[Json], tuples: FiveTuples) -> NDArray[np.str_]:
+    """The name of the Pod to which each connection goes, as `objects` say; shape (n,)."""
+    placed = predict(objects, tuples, from_s=0.0, until_s=FOREVER_S)
+    return np.array([*placed.names, "dropped", "rejected"])[placed.pod]
+
+
+def _with_readiness(obj: Json, names: Sequence[str], gone: Sequence[str]) -> Json:
+    name = obj["metadata"]["name"]
+    if obj["kind"] != "Pod" or name not in names:
+        return obj
+    condition = {"type": "Ready", "status": "False" if name in gone else "True"}
+    return obj | {"status": obj["status"] | {"conditions": [condition]}}
+
+
+class Storm:
+    """Pods that become ready and not ready in turn, `changes` times in `seconds`, from a thread; ready in the end."""
+
+    def __init__(self, world: World, pods: Sequence[Pod], *, changes: int, seconds: float) -> None:
+        self._write = [world.readiness(pod) for pod in pods]
+        self._changes, self._gap_s = changes, seconds / changes
+        self.took_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="storm")
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def __enter__(self) -> Storm:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        start_s = time.monotonic()
+        for change in range(self._changes):
+            left_s = start_s + change * self._gap_s - time.monotonic()
+            if left_s > 0:
+                time.sleep(left_s)
+            turn, pod = divmod(change, len(self._write))
+            # The last turn makes all of them ready.
+            self._write[pod](ready=(self._changes // len(self._write) - 1 - turn) % 2 == 0)
+        self.took_s = time.monotonic() - start_s
 
 
 class _NoEvents:

@@ -9,15 +9,18 @@ import os
 import signal
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from core import kube
+from core.manifests.workloads import LOAD_BALANCER_PORT
 from core.model import Pod
 from live.dataplane.nft_marks import MARK_BASE
 from live.rtnetlink import Change, RouteSocket, RuleSpec
+from scenarios.spec import Mode
 from sim.net.impair import Impairments
 from tests.netns._converged import assert_converged, differences
-from tests.netns._world import ROUTER, Held, World, require_world
+from tests.netns._world import ROUTER, UDP, Held, Storm, World, require_world, targets_of
 
 pytestmark = pytest.mark.shared_sandbox
 
@@ -43,6 +46,15 @@ def next_hops(world: World) -> set[str]:
 def outside_address(pod: Pod) -> str:
     """Where the router outside sees a gateway pod."""
     return next(str(n.addresses[0]) for n in pod.networks if n.name == "vlan-200")
+
+
+def assert_exactly_the_moved_broke(world: World, held: Held) -> None:
+    """The connections whose target changed are lost, and no other: not one more or less, and not others."""
+    measured = held.finish()
+    moved, lost = measured.must_break(), measured.connections.lost
+    assert moved.any()
+    assert (moved == lost).all(), (moved.sum(), lost.sum(), measured.connections.errors)
+    assert_converged(world)
 
 
 def test_the_check_notices_what_is_too_much(world: World) -> None:
@@ -95,15 +107,9 @@ def test_the_controller_is_killed_in_the_middle_of_a_change(world: World) -> Non
     world.wait_for(lambda: "" if len(world.targets()) == 6 else "no six targets yet")
     assert_converged(world)
     world.connects()
-    assert_exactly_the_moved_broke(held)
+    assert_exactly_the_moved_broke(world, held)
     world.scale(4)
     assert_converged(world)
-
-
-def assert_exactly_the_moved_broke(held: Held) -> None:
-    measured = held.finish()
-    moved, lost = measured.must_break(), measured.connections.lost
-    assert (moved == lost).all(), (moved.sum(), lost.sum(), measured.connections.errors)
 
 
 def test_bird_is_killed(world: World) -> None:
@@ -153,3 +159,70 @@ def test_a_gateway_pod_without_sessions_carries_no_replies(world: World) -> None
         impairments.mend(pod.meta.name, "vlan-200")
     assert_converged(world)
     held.all_survive()
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 8), (8, 3), (3, 4)])
+def test_scaling_breaks_exactly_what_the_tables_move(world: World, before: int, after: int) -> None:
+    """Down and up again: addresses and slots come back with other Pods behind them."""
+    assert len(world.targets()) == before
+    held = world.hold()
+    world.scale(after)
+    world.wait_for(lambda: "" if len(world.targets()) == after else f"not {after} targets")
+    assert_converged(world)
+    world.connects()
+    assert_exactly_the_moved_broke(world, held)
+
+
+def test_a_target_that_is_not_ready_loses_its_connections_and_no_other(world: World) -> None:
+    held = world.hold()
+    target = world.targets()[1]
+    mine = held.on([target.meta.name])
+    ready = world.readiness(target)
+    ready(False)
+    try:
+        world.wait_for(lambda: "still ready" if target.meta.name in ready_endpoints(world) else world.programmed())
+        world.connects()
+        measured = held.finish()
+    finally:
+        ready(True)
+    lost = measured.connections.lost
+    assert (lost == measured.must_break()).all()
+    assert lost[mine].all()
+    assert mine.any()
+    assert_converged(world)
+
+
+def ready_endpoints(world: World) -> set[str]:
+    """Pods that the stored EndpointSlices call ready."""
+    return {e.pod for slice_ in world.view().objects.slices for e in slice_.endpoints if e.ready}
+
+
+def test_a_storm_of_endpoint_changes(world: World) -> None:
+    """500 in 10 s: agents take many at once, each connection goes by a whole table, and those that no table moves live on."""
+    flapping = world.targets()[:2]
+    held = world.hold()
+    variants = world.variants(flapping)
+    turns_before = [balancer_turns(world, pod) for pod in world.gateway_pods()]
+    with Storm(world, flapping, changes=500, seconds=10.0) as storm:
+        while not storm.over:
+            probes = world.hold(50, to=UDP, mode=Mode.SHORT)
+            answered = probes.drive.finish()
+            assert not answered.errors, answered.errors
+            by = np.array(answered.names)[answered.answered_by]
+            assert np.any([by == targets_of(objects, probes.tuples) for objects in variants], axis=0).all()
+    assert storm.took_s < 15.0, "the API server is too slow for a storm"
+    turns = [balancer_turns(world, pod) - n for pod, n in zip(world.gateway_pods(), turns_before, strict=True)]
+    assert all(0 < n < 500 for n in turns), turns
+    assert_converged(world)
+    world.connects()
+    tables = np.array([targets_of(objects, held.tuples) for objects in variants])
+    unmoved = (tables == tables[0]).all(axis=0)
+    lost = held.finish().connections.lost
+    assert unmoved.any()
+    assert not (lost & unmoved).any()
+    assert lost.any(), "the storm has moved nothing"
+
+
+def balancer_turns(world: World, pod: Pod) -> float:
+    """How often the load balancer of a gateway pod has looked at everything."""
+    return world.metric(pod, LOAD_BALANCER_PORT, "tidegate_reconciles_total")
