@@ -17,7 +17,7 @@ from core.manifests.workloads import LOAD_BALANCER_PORT
 from core.model import Pod
 from live.dataplane.nft_marks import MARK_BASE
 from live.rtnetlink import Change, RouteSocket, RuleSpec
-from scenarios.spec import Mode
+from scenarios.spec import Delete, Mode
 from sim.net.impair import Impairments
 from tests.netns._converged import assert_converged, differences
 from tests.netns._world import ROUTER, UDP, Held, Storm, World, require_world, targets_of
@@ -127,7 +127,10 @@ def test_bird_is_killed(world: World) -> None:
 
 
 def test_a_gateway_pod_is_deleted(world: World) -> None:
-    """Its connections go over to the other one, whose table is the same; its successor joins."""
+    """Fault 12 of the proof-of-concept: gateway pods that come or go do not change the application Pods' routes.
+
+    Its connections go over to the other one, whose table is the same; its successor joins.
+    """
     held = world.hold()
     pod, other = world.gateway_pods()
     world.api.delete(kube.PODS, "default", pod.meta.name)
@@ -141,7 +144,10 @@ def test_a_gateway_pod_is_deleted(world: World) -> None:
 
 
 def test_a_gateway_pod_without_sessions_carries_no_replies(world: World) -> None:
-    """Its wire to the router outside is cut: it is no longer ready, and targets answer over the other pod only."""
+    """Fault 11 of the proof-of-concept: readiness says nothing about BGP.
+
+    Its wire to the router outside is cut: it is no longer ready, and targets answer over the other pod only.
+    """
     held = world.hold()
     pod, other = world.gateway_pods()
     impairments = Impairments(world.mininet.network)
@@ -159,6 +165,22 @@ def test_a_gateway_pod_without_sessions_carries_no_replies(world: World) -> None
         impairments.mend(pod.meta.name, "vlan-200")
     assert_converged(world)
     held.all_survive()
+
+
+def test_a_service_with_endpoints_is_deleted_and_comes_back(world: World) -> None:
+    """Fault 4 of the proof-of-concept: its routes leak, and then the balancer is in a deadlock."""
+    (service,) = [
+        obj for obj in world.view().raw if obj["kind"] == "Service" and obj["metadata"]["name"] == "service-b"
+    ]
+    world.mininet.act(Delete(name="delete", kind="Service", object_name="service-b"))
+    assert_converged(world)
+    assert not next_hops(world), "a VIP without a target is withdrawn"
+    kept = {key: value for key, value in service["metadata"].items() if key in ("name", "namespace", "labels")}
+    again = {key: service[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": kept}
+    world.mininet.apply([again])
+    world.wait_for(lambda: "" if ready_endpoints(world) else "no endpoint yet")
+    assert_converged(world)
+    world.connects()
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 8), (8, 3), (3, 4)])
@@ -198,7 +220,9 @@ def ready_endpoints(world: World) -> set[str]:
 
 
 def test_a_storm_of_endpoint_changes(world: World) -> None:
-    """500 in 10 s: agents take many at once, each connection goes by a whole table, and those that no table moves live on."""
+    """Fault 9 of the proof-of-concept: the table is empty for a moment on each change.
+
+    500 in 10 s: agents take many at once, each connection goes by a whole table, and those that no table moves live on."""
     flapping = world.targets()[:2]
     held = world.hold()
     variants = world.variants(flapping)
