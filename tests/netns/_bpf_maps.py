@@ -21,7 +21,7 @@ SHARED = frozenset({"image_slot", "pools", "targets", "counters", "drops", "answ
 """Maps of one program; all links must lead to the same ones."""
 
 
-def differences(pid: int, netns: Path, expected: Sequence[tuple[Address, ...]]) -> Iterator[str]:
+def differences(pid: int, netns: Path, expected: Sequence[tuple[Address | None, ...]]) -> Iterator[str]:
     """`pid`: a process of the gateway pod's load balancer. Every link has the program of one generation; its tables say, bucket by
     bucket, what `expected` says; no other table, target or link is there."""
     folder = Path(f"/proc/{pid}/root/sys/fs/bpf") / f"tidegate-{netns.stat().st_ino}"
@@ -40,7 +40,7 @@ def differences(pid: int, netns: Path, expected: Sequence[tuple[Address, ...]]) 
     found = {_addresses(table, targets) for table in _tables(merged["pools"], len(next(iter(expected), ())))}
     if found != set(expected):
         yield f"the {len(found)} tables are not those of {len(set(expected))} pools"
-    wanted = {address for table in expected for address in table}
+    wanted = {address for table in expected for address in table if address is not None}
     if set(targets.values()) != wanted:
         yield f"targets are {sorted(map(str, targets.values()))}, expected {sorted(map(str, wanted))}"
 

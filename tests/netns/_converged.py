@@ -17,6 +17,7 @@ from core.lb.forwarding import Forwarding, pool_table
 from core.manifests import render, workloads
 from core.model import Address, Pod, Prefix
 from core.plan import GatewayPlan
+from live.agent.load_balancer import interfaces_of
 from live.apply import covers
 from live.bird import Bird
 from live.dataplane.fence import OWN_TABLE
@@ -39,6 +40,17 @@ def assert_converged(world: World) -> None:
     while found := list(differences(world)):
         assert time.monotonic() < until_s, "\n".join(found)
         time.sleep(10 * LOOK_EVERY_S)
+    if world.dataplane == "nft":
+        assert not list(_leftovers(world))
+
+
+def _leftovers(world: World) -> Iterator[str]:
+    """What a fresh load balancer would take away."""
+    planned = next(p for p, _ in world.view().balancers() if p.gateway.meta.name == GATEWAY)
+    forwarding, interfaces = planned.forwarding, interfaces_of(planned.gateway)
+    for pod in world.gateway_pods():
+        found = within(world.netns(pod), lambda: list(_nft_maps.leftovers(forwarding, interfaces)))
+        yield from (f"{pod.meta.name}: {what}" for what in found)
 
 
 def differences(world: World) -> Iterator[str]:
@@ -128,14 +140,15 @@ def _gateway_kernel(world: World, pod: Pod, planned: GatewayPlan) -> Iterator[st
         pid = world.pids(pod)["load-balancer"]
         yield from (f"{who}: {what}" for what in _bpf_maps.differences(pid, netns, expected))
     else:
-        yield from (f"{who}: {what}" for what in within(netns, lambda: list(_nft_maps.differences(planned, expected))))
+        yield from (f"{who}: {what}" for what in within(netns, lambda: list(_nft_maps.differences(expected))))
 
 
-def _buckets(forwarding: Forwarding) -> list[tuple[Address, ...]]:
-    """The distinct tables of the pools that flows use, each with the target of every bucket."""
+def _buckets(forwarding: Forwarding) -> list[tuple[Address | None, ...]]:
+    """The tables of the pools that flows use, each with the target of every bucket; None: it is rejected."""
     found = []
     for pool in {pool.name: pool for flow in forwarding.flows for pool in [forwarding.pool_of(flow)]}.values():
-        addresses = [target.address for target in pool.targets]
+        # The table says -1 for rejection, which is the last one here.
+        addresses = [*(target.address for target in pool.targets), None]
         found.append(tuple(addresses[i] for i in pool_table(pool)))
     return found
 
