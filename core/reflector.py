@@ -36,9 +36,9 @@ ABSENT_RETRY_S = 30.0
 ABSENT_GRACE_S = 30.0
 """How long a resource that was served must answer 404 until its objects are taken as gone with it."""
 
-STALE_GRACE_S = 10.0
-"""How long a list that is older than what is known is refused. A replica that lags behind catches up in less; a store that was
-restored from a backup never does, and then it is right."""
+STALE_GRACE_S = 3.0
+"""How long a list that is older than what is known is refused. A replica that lags catches up in less: the real server, too, waits so
+long for its own cache. A store that was restored from a backup never does, and then it is right."""
 
 RESUMABLE_CODES = frozenset({429, 502, 503})
 """Refusals of a watch that say nothing against its resourceVersion; after all others only a new list is safe."""
