@@ -49,7 +49,11 @@ def add_arguments(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--out", type=Path, default=Path("results"), help="where results folders are made (default: %(default)s)"
     )
-    options.add_argument("--no-figures", action="store_true", help="draw nothing")
+    options.add_argument(
+        "--figures",
+        action=argparse.BooleanOptionalAction,
+        help="draw, or draw nothing (default: draw, but not in virtual time, where drawing takes longer than the run)",
+    )
     options.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what is printed on stdout")
 
 
@@ -117,7 +121,7 @@ def _run_one(loaded: LoadedScenario, chosen: argparse.Namespace) -> int:
         progress.line("")
         print_outcome(outcome, str(folder.path))
     sys.stdout.flush()
-    if not chosen.no_figures:
+    if chosen.figures if chosen.figures is not None else chosen.on != "sim":
         from scenarios.figures import draw_all
         from scenarios.topology_view import view
 

@@ -179,7 +179,7 @@ def folder_of(cwd: Path, name: str, *arguments: str, **environment: str) -> dict
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    settings = ["--set", "traffic.long.source_ports=random", "--seed", "7"]
+    settings = ["--set", "traffic.long.source_ports=random", "--seed", "7", "--figures"]
     first = folder_of(tmp_path / "here", "poc2-scale", *settings, PYTHONHASHSEED="1", LC_ALL="C", TZ="UTC")
     assert {"summary.json", "samples.csv", "connections.csv", "events.jsonl", "topology.png"} <= first.keys()
     other = folder_of(
