@@ -104,7 +104,7 @@ def test_the_first_connection_is_the_one_that_is_explained(tmp_path: Path) -> No
 
 
 def test_the_files_of_a_run_are_those_that_are_explained(tmp_path: Path) -> None:
-    assert cli.main(["run", "poc2-stateless", "--on", "sim", "--out", str(tmp_path)]) == 0
+    assert cli.main(["run", "poc2-stateless", "--on", "sim", "--figures", "--out", str(tmp_path)]) == 0
     (folder,) = tmp_path.glob("*/*")
     table = README.partition("Each run leaves a folder")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z-]+\.[a-z]+|logs/)`", table))
