@@ -7,8 +7,9 @@ section 3.4's last paragraph ("altering the relative frequency of the backends' 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from itertools import cycle, islice
 from math import isqrt
 
 import numpy as np
@@ -61,52 +62,54 @@ def populate(weights: Mapping[int, int], M: int = DEFAULT_TABLE_SIZE, *, name: C
     return _populate(slots, [offset_and_skip(name(slot), M) for slot in slots], turns, M)
 
 
+FEW_LEFT = 256
+"""So many empty entries are looked through at once: a walk would meet M over that many before it finds one of them."""
+
+
 def _populate(slots: list[int], generators: list[tuple[int, int]], turns: list[float], M: int) -> Table:
     """Pseudocode 1 of the paper. A slot takes its turn whenever its accumulated share (0 < turns[i] <= 1 a round) is one entry.
 
     The permutation is walked, not stored: entry j of it is (offset + j * skip) mod M. All slots together would take about M ln M steps,
-    nearly half of them to the last thousandth of the entries: of those, the nearest is looked for.
+    more than half of them for the last 256 of 65,537 entries; for these the walk's end is computed instead.
     """
     next_ = [offset for offset, _ in generators]
     skips = [skip for _, skip in generators]
-    due = [0.0] * len(slots)
     entry = [-1] * M
-    n, walked = 0, M - M // 1000
-    last = _LastEntries(entry, M)
-    while True:
-        for i, slot in enumerate(slots):
-            due[i] += turns[i]
-            if due[i] < 1.0:
-                continue
-            due[i] -= 1.0
-            c, skip = next_[i], skips[i]
-            if n < walked:
-                while entry[c] >= 0:
-                    c += skip
-                    if c >= M:
-                        c -= M
-            else:
-                c = last.take(c, skip)
-            entry[c] = slot
+    taken = bytearray(M)
+    order = _turns(turns)
+    for i in islice(order, max(M - FEW_LEFT, 0)):
+        c = next_[i]
+        if taken[c]:
+            skip = skips[i]
+            while taken[c]:
+                c += skip
+                if c >= M:
+                    c -= M
             next_[i] = c
-            n += 1
-            if n == M:
-                return np.array(entry, np.int32)
+        entry[c] = slots[i]
+        taken[c] = 1
+    left = np.flatnonzero(np.frombuffer(taken, np.uint8) == 0)
+    for i in islice(order, len(left)):
+        offset, skip = generators[i]
+        # j of each empty entry in the permutation of i: the least one is the next that the walk would find.
+        nearest = int(np.argmin((left - offset) * pow(skip, -1, M) % M))
+        entry[left[nearest]] = slots[i]
+        left = np.delete(left, nearest)
+    return np.array(entry, np.int32)
 
 
-class _LastEntries:
-    """Those entries of a table that are free when the first of them is taken."""
+def _turns(turns: list[float]) -> Iterator[int]:
+    """Whose turn it is, for ever."""
+    if all(turn == 1.0 for turn in turns):
+        return cycle(range(len(turns)))
+    return _weighted_turns(turns)
 
-    def __init__(self, entry: list[int], M: int) -> None:
-        self._entry, self._M = entry, M
-        self._free: NDArray[np.int64] | None = None
 
-    def take(self, c: int, skip: int) -> int:
-        """The first free entry of c, c + skip, c + 2 skip, … mod M; from now on it is taken."""
-        if self._free is None:
-            self._free = np.flatnonzero(np.array(self._entry) < 0)
-        steps = (self._free - c) * pow(skip, -1, self._M) % self._M
-        nearest = int(steps.argmin())
-        taken = int(self._free[nearest])
-        self._free = np.delete(self._free, nearest)
-        return taken
+def _weighted_turns(turns: list[float]) -> Iterator[int]:
+    due = [0.0] * len(turns)
+    while True:
+        for i, turn in enumerate(turns):
+            due[i] += turn
+            if due[i] >= 1.0:
+                due[i] -= 1.0
+                yield i
