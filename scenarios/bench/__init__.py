@@ -32,6 +32,7 @@ BENCHES = {
         "from the API event of one endpoint to the first packet that follows it",
         needs=("namespaces", "ip", "nft", "veth", "bpf"),
     ),
+    "testbed": Bench("scenarios.bench.testbed", "poc2-stateless from command to result, and where the time goes"),
     "dataplane": Bench(
         "scenarios.bench.dataplane",
         "CPU time of packets and connections by tc, nft and kernel forwarding; many routes, many prefixes",
