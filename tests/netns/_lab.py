@@ -124,9 +124,10 @@ class Lab:
 
 def raw_socket(interface: str) -> socket.socket:
     """An AF_PACKET socket in the calling thread's namespace."""
-    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    # With a protocol from the beginning it would have frames of all interfaces until it is bound.
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 20)
-    made.bind((interface, 0))
+    made.bind((interface, ETH_P_ALL))
     return made
 
 
