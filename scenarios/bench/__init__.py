@@ -24,7 +24,11 @@ class Bench(NamedTuple):
 
 
 BENCHES = {
-    "tables": Bench("scenarios.bench.tables", "how long a Maglev table takes, beside a C program; what one slot moves"),
+    "tables": Bench(
+        "scenarios.bench.tables",
+        "how long a Maglev table takes, beside a C program; what one slot moves; changes in the kernel under traffic",
+        needs=("namespaces", "ip", "nft", "veth", "bpf", "clang"),
+    ),
     "sim": Bench("scenarios.bench.sim", "open connections in virtual time while 1,000 targets change 100 times"),
     "plan": Bench("scenarios.bench.plan", "plan() over many gateways, and the cost of one endpoint that changes"),
     "converge": Bench(

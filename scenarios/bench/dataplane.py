@@ -29,24 +29,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import MachineError
 from core.lb.classifier import Packet
-from core.lb.forwarding import Backend, Flow, Forwarding, Pool
-from core.model import ANY_PORT, L4Protocol
+from core.lb.forwarding import Flow
+from core.model import L4Protocol
 from core.plan import Plan, Planner
-from core.ports import Dataplane
-from live.dataplane.nft import NftDataplane
-from live.dataplane.tc import TcDataplane, why_not_bpf
 from scenarios.bench import Report, Row, Target
 from scenarios.bench.lab import Cost, Ends, Lab, Load, address_of
 from scenarios.bench.plan import model_of, objects
+from scenarios.bench.planes import CLIENT, INTERFACES, PLANES, PORT, VIP, flow, forwarding, make_plane
 from scenarios.explain import Explainer
-from sim.net.sandbox import bpffs
 
-VIP: Final = IPv4Address("20.0.0.1")
-CLIENT: Final = IPv4Address("200.100.0.1")
-PORT: Final = 4000
-PLANES: Final = ("tc", "nft")
 FEW, MANY_ROUTES, MANY_CIDRS = 20, 2_000, 10_000
 FRAMES: Final = 4096
 """Different frames of each way: making them costs every way the same, also what it costs the caches."""
@@ -80,10 +72,8 @@ FULL: Final = Effort(rounds=25, frames=40_000, connections=2_000)
 def run(quick: bool) -> Report:
     """All ways side by side. Expects to be in a sandbox with a BPF file system.
 
-    Raises MachineError when BPF may not be used here.
+    Raises MachineError when a data plane cannot be had here.
     """
-    if reason := why_not_bpf():
-        raise MachineError(f"the data planes cannot be compared: {reason}", "run as root; `tidegate doctor` says more")
     effort = QUICK if quick else FULL
     with ExitStack() as exits:
         load = Load.compile(Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-"))))
@@ -164,7 +154,7 @@ def _measure(ways: Mapping[str, Way], rounds: int, count: int) -> dict[str, Cost
 def _frame_ways(exits: ExitStack, load: Load) -> dict[str, Way]:
     made: dict[str, Way] = {}
 
-    def lay(name: str, flows: Sequence[Flow] = (_flow("flow"),)) -> Lab:
+    def lay(name: str, flows: Sequence[Flow] = (flow("flow"),)) -> Lab:
         lab = _lab(exits)
         for target in lab.targets:
             target.drop_arriving("net0")
@@ -174,7 +164,7 @@ def _frame_ways(exits: ExitStack, load: Load) -> dict[str, Way]:
     lay("drop").gateways[0].drop_arriving("ext0")
     lay("kernel").gateways[0].ip(f"route add {VIP} via {address_of(0)}")
     for plane in PLANES:
-        _balance(plane, lay(plane), (_flow("flow"),))
+        _balance(plane, lay(plane), (flow("flow"),))
         for count in (FEW, MANY_ROUTES):
             flows = _routes(count)
             _balance(plane, lay(f"{plane}, {count} routes", flows), flows)
@@ -199,7 +189,7 @@ def _connection_ways(exits: ExitStack, load: Load) -> dict[str, Way]:
                 f"route add {CLIENT} via 169.254.{g}.2", *([f"route add {VIP} {hops}"] if way == "kernel" else [])
             )
             if way != "kernel":
-                _balance(way, lab, (_flow("flow"),), g)
+                _balance(way, lab, (flow("flow"),), g)
         made[way] = load.tcp(lab, VIP, PORT), None
     return made
 
@@ -212,61 +202,31 @@ def _lab(exits: ExitStack, gateways: int = 1) -> Lab:
 
 def _balance(plane: str, lab: Lab, flows: Sequence[Flow], gateway: int = 0) -> None:
     """Gives one gateway of `lab` a data plane with these flows, all to the lab's targets."""
-    namespace, forwarding = lab.gateways[gateway], _forwarding(lab, flows, gateway)
-
-    def apply() -> None:
-        adapter: Dataplane = NftDataplane() if plane == "nft" else TcDataplane(pins=_pins(namespace.inode))
-        adapter.apply(forwarding, interfaces=("ext0",))
-
-    namespace.run(apply)
-
-
-def _pins(inode: int) -> Path:
-    folder = bpffs()
-    if folder is None:
-        raise MachineError("there is no BPF file system in the sandbox", "run as root")
-    return folder / f"bench-{inode}"
+    namespace = lab.gateways[gateway]
+    wanted = forwarding(lab, flows, range(len(lab.targets)), gateway)
+    adapter = make_plane(plane, namespace)
+    namespace.run(lambda: adapter.apply(wanted, interfaces=INTERFACES))
 
 
 # --- forwarding sets -------------------------------------------------------------------------------------------------------
 
 
-def _forwarding(lab: Lab, flows: Sequence[Flow], gateway: int) -> Forwarding:
-    targets = tuple(lab.target(number, gateway) for number in range(len(lab.targets)))
-    backend = Backend(service="default/service", weight=1, targets=targets)
-    return Forwarding(flows=tuple(flows), pools=(Pool(name="pool", version=4, backends=(backend,)),))
-
-
-def _flow(name: str, vip: IPv4Address = VIP, sources: Sequence[IPv4Network] = ()) -> Flow:
-    return Flow(
-        name=name,
-        version=4,
-        pool="pool",
-        priority=1,
-        protocols=(L4Protocol.TCP, L4Protocol.UDP),
-        destinations=(IPv4Network(vip),),
-        sources=tuple(sources),
-        destination_ports=(ANY_PORT,),
-        source_ports=(ANY_PORT,),
-    )
-
-
 def _routes(count: int) -> tuple[Flow, ...]:
     """So many routes, each with a VIP of its own."""
-    return tuple(_flow(f"route-{number}", VIP + number) for number in range(count))
+    return tuple(flow(f"route-{number}", VIP + number) for number in range(count))
 
 
 def _cidrs(count: int) -> tuple[Flow, ...]:
     """One route for so many source prefixes, no two of them side by side: they cannot be joined."""
     first = int(IPv4Address("100.0.0.0"))
-    return (_flow("route", sources=[IPv4Network((first + 512 * number, 24)) for number in range(count)]),)
+    return (flow("route", sources=[IPv4Network((first + 512 * number, 24)) for number in range(count)]),)
 
 
 def _ends(flows: Sequence[Flow]) -> list[Ends]:
     """Packets for every route and every source prefix, in an order that caches do not foresee; FRAMES of them."""
     draw = np.random.default_rng(1)
     sources = [int(source.network_address) for source in flows[0].sources] or [int(CLIENT)]
-    destinations = [int(flow.destinations[0].network_address) for flow in flows]
+    destinations = [int(one.destinations[0].network_address) for one in flows]
     return [
         (IPv4Address(source + 1 + number % 64), IPv4Address(destination))
         for number, (source, destination) in enumerate(
@@ -300,16 +260,16 @@ def _plan(flows: Sequence[Flow]) -> Plan:
     for obj in objects(1, services=1, endpoints=4):
         if obj["kind"] != "L34Route":
             planner.put(model_of(obj))
-    for flow in flows:
+    for one in flows:
         spec = {
             "parentRefs": [{"name": "gateway-0"}],
             "backendRefs": [{"name": "svc-0-0", "port": PORT}],
             "priority": 1,
             "protocols": ["TCP", "UDP"],
-            "destinationCIDRs": [str(destination) for destination in flow.destinations],
-            "sourceCIDRs": [str(source) for source in flow.sources],
+            "destinationCIDRs": [str(destination) for destination in one.destinations],
+            "sourceCIDRs": [str(source) for source in one.sources],
         }
-        head = {"apiVersion": "l34.gateway.api.poc/v1alpha1", "kind": "L34Route", "metadata": {"name": flow.name}}
+        head = {"apiVersion": "l34.gateway.api.poc/v1alpha1", "kind": "L34Route", "metadata": {"name": one.name}}
         planner.put(model_of({**head, "spec": spec}))
     plan = planner.plan()
     assert len(plan.gateways[0].forwarding.flows) == len(flows)

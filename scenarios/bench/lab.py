@@ -19,7 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from core.errors import MachineError
 from core.lb.forwarding import Target
@@ -184,7 +187,7 @@ class Load:
     program: Path
     folder: Path
     cpu: int = field(default_factory=lambda: max(os.sched_getaffinity(0)))
-    _processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @classmethod
     def compile(cls, folder: Path) -> Load:
@@ -207,24 +210,44 @@ class Load:
         servers = (str(target.path) for target in lab.targets)
         return self._start("tcp", str(port), str(address), str(lab.client.path), *servers)
 
+    def sink(self, lab: Lab) -> Callable[[], NDArray[np.uint32]]:
+        """Counts what arrives at the targets from the first gateway, on another CPU if there is one; what is returned ends that, and
+        gives packets by target and source port, shape (targets, 65536)."""
+        cpu = min(os.sched_getaffinity(0))
+        asked, answered = self._popen("sink", cpu, "net0", *(str(target.path) for target in lab.targets))
+        if answered.readline() != b"ready\n":
+            raise AssertionError("the traffic program does not count")
+
+        def finish() -> NDArray[np.uint32]:
+            asked.write(b"\n")
+            asked.flush()
+            if lost := int(answered.readline()):
+                raise AssertionError(f"{lost} packets arrived and were not counted: this machine is too slow for it")
+            counts = np.frombuffer(answered.read(4 * 65536 * len(lab.targets)), np.uint32)
+            return counts.reshape(len(lab.targets), 65536)
+
+        return finish
+
     def _start(self, kind: str, *arguments: str) -> Callable[[int], Cost]:
-        process = subprocess.Popen(
-            [self.program, kind, str(self.cpu), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._processes.append(process)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        asked, answered = process.stdin, process.stdout
+        asked, answered = self._popen(kind, self.cpu, *arguments)
 
         def work(count: int) -> Cost:
-            asked.write(f"{count}\n")
+            asked.write(f"{count}\n".encode())
             asked.flush()
             words = answered.readline().split()
             if len(words) != 2:
-                raise AssertionError(f"the traffic program ended with {process.wait()}: {kind} {' '.join(arguments)}")
+                raise AssertionError(f"the traffic program ended: {kind} {' '.join(arguments)}")
             return Cost(int(words[0]), int(words[1]))
 
         return work
+
+    def _popen(self, kind: str, cpu: int, *arguments: str) -> tuple[IO[bytes], IO[bytes]]:
+        command = [str(self.program), kind, str(cpu), *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._processes.append(process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        return process.stdin, process.stdout
 
     def close(self) -> None:
         for process in self._processes:

@@ -5,9 +5,12 @@
  *
  *   load udp CPU NETNS INTERFACE FRAMES          FRAMES: a file of frames of 60 bytes, sent in turn, each time from another UDP port
  *   load tcp CPU PORT ADDRESS CLIENT SERVER...   connections from the namespace CLIENT to ADDRESS:PORT, where SERVERs answer with a byte
+ *   load sink CPU INTERFACE NETNS...             counts the UDP packets that arrive at INTERFACE in each NETNS, by their source port; after a
+ *                                                line on standard input writes what the sockets lost (a line), then the counts (65536
+ *                                                words of 32 bits for each NETNS)
  *
- * Reads a number from each line of standard input, sends so many frames or makes so many connections, and prints the nanoseconds of
- * CPU time and of wall time that it took.
+ * udp and tcp read a number from each line of standard input, send so many frames or make so many connections, and print the nanoseconds
+ * of CPU time and of wall time that it took.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -17,6 +20,7 @@
 #include <net/if.h>
 #include <netinet/tcp.h>
 #include <linux/if_packet.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -239,11 +243,81 @@ static void tcp(char **arguments)
 	serve(connect_all);
 }
 
+/* --- what arrives -------------------------------------------------------------------------------------------------------- */
+
+#define MOST_SINKS 16
+#define PORTS 65536
+static uint32_t arrived[MOST_SINKS][PORTS];
+
+/* Everything that has arrived at one socket. */
+static void take(int fd, uint32_t *counts)
+{
+	static unsigned char room[BATCH][128];
+	struct mmsghdr messages[BATCH];
+	struct iovec parts[BATCH];
+	int n;
+
+	memset(messages, 0, sizeof(messages));
+	for (int i = 0; i < BATCH; i++) {
+		parts[i] = (struct iovec){ room[i], sizeof(room[i]) };
+		messages[i].msg_hdr.msg_iov = &parts[i];
+		messages[i].msg_hdr.msg_iovlen = 1;
+	}
+	while ((n = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, 0)) > 0)
+		for (int i = 0; i < n; i++)
+			/* IPv4 without options, UDP */
+			if (messages[i].msg_len >= SOURCE_PORT + 2 && room[i][12] == 8 && room[i][14] == 0x45 && room[i][23] == 17)
+				counts[room[i][SOURCE_PORT] << 8 | room[i][SOURCE_PORT + 1]]++;
+}
+
+static void sink(char **arguments)
+{
+	struct pollfd fds[MOST_SINKS + 1] = { { .fd = 0, .events = POLLIN } };
+	int sinks = 0, buffer_bytes = 1 << 29;
+	uint64_t lost = 0;
+	char line[16];
+
+	for (char **netns = arguments + 1; *netns && sinks < MOST_SINKS; netns++) {
+		struct sockaddr_ll address = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL) };
+		int fd;
+
+		enter(*netns);
+		fd = socket(AF_PACKET, SOCK_RAW, 0);
+		address.sll_ifindex = if_nametoindex(arguments[0]);
+		if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes, sizeof(buffer_bytes)) ||
+		    bind(fd, (struct sockaddr *)&address, sizeof(address)))
+			fail(arguments[0]);
+		fds[++sinks] = (struct pollfd){ .fd = fd, .events = POLLIN };
+	}
+	printf("ready\n");
+	fflush(stdout);
+	while (poll(fds, sinks + 1, -1) > 0) {
+		for (int i = 0; i < sinks; i++)
+			take(fds[i + 1].fd, arrived[i]);
+		if (fds[0].revents)
+			break;
+	}
+	if (read(0, line, sizeof(line)) < 0)
+		fail("stdin");
+	for (int i = 0; i < sinks; i++) {
+		struct tpacket_stats stats;
+		socklen_t length = sizeof(stats);
+
+		take(fds[i + 1].fd, arrived[i]);
+		if (getsockopt(fds[i + 1].fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length))
+			fail("PACKET_STATISTICS");
+		lost += stats.tp_drops;
+	}
+	printf("%llu\n", (unsigned long long)lost);
+	fwrite(arrived, sizeof(arrived[0]), sinks, stdout);
+	fflush(stdout);
+}
+
 int main(int count, char **arguments)
 {
 	cpu_set_t set;
 
-	if (count < 6)
+	if (count < 5)
 		return 2;
 	CPU_ZERO(&set);
 	CPU_SET(atoi(arguments[2]), &set);
@@ -251,7 +325,9 @@ int main(int count, char **arguments)
 		fail("sched_setaffinity");
 	if (!strcmp(arguments[1], "udp"))
 		udp(arguments + 3);
-	else
+	else if (!strcmp(arguments[1], "tcp"))
 		tcp(arguments + 3);
+	else
+		sink(arguments + 3);
 	return 0;
 }
