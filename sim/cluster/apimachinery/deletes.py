@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sim.cluster.apimachinery import problems
@@ -19,6 +19,7 @@ from sim.cluster.apimachinery.writes import Writer
 
 ORPHAN: Final = "orphan"
 FOREGROUND: Final = "foregroundDeletion"
+_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,18 +99,18 @@ def delete(writer: Writer, target: Target, options: DeleteOptions) -> tuple[Reco
     elif grace_s == 0 and not finalizers and not namespace_content:
         if options.dry_run:
             return record, True
-        last = {**record.obj, "metadata": {**meta, "deletionGracePeriodSeconds": 0}} if already else None
-        return writer.store.remove(collection, target.key, last), True
+        if kind.rules.grace_period_s is None:
+            return writer.store.remove(collection, target.key), True
+        # What may wait is marked first, even when there is nothing to wait for.
+        _mark(meta, 0, writer.sources.now())
+        marked = writer.store.put(collection, target.key, {**record.obj, "metadata": meta})
+        return writer.store.remove(collection, target.key, marked.obj), True
     if finalizers:
         meta["finalizers"] = finalizers
     else:
         meta.pop("finalizers", None)
     if not already or _shortens(meta, grace_s, options):
-        ends = writer.sources.now().astimezone(UTC) + timedelta(seconds=grace_s)
-        meta["deletionTimestamp"] = ends.strftime("%Y-%m-%dT%H:%M:%SZ")
-        meta["deletionGracePeriodSeconds"] = grace_s
-        if not already and meta.get("generation"):
-            meta["generation"] += 1
+        _mark(meta, grace_s, writer.sources.now())
     obj: Json = {**record.obj, "metadata": meta}
     if namespace_content:
         obj["status"] = {**(obj.get("status") or {}), "phase": "Terminating"}
@@ -117,6 +118,18 @@ def delete(writer: Writer, target: Target, options: DeleteOptions) -> tuple[Reco
     if options.dry_run:
         return Record(record.version, obj), False
     return writer.store.put(collection, target.key, obj), False
+
+
+def _mark(meta: Json, grace_s: int, now: datetime) -> None:
+    """Says in `meta` that the object is being deleted, `grace_s` after it was first asked for."""
+    asked = now.astimezone(UTC)
+    if meta.get("deletionTimestamp"):
+        ends = datetime.strptime(meta["deletionTimestamp"], _TIME).replace(tzinfo=UTC)
+        asked = ends - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    elif meta.get("generation"):
+        meta["generation"] += 1
+    meta["deletionTimestamp"] = (asked + timedelta(seconds=grace_s)).strftime(_TIME)
+    meta["deletionGracePeriodSeconds"] = grace_s
 
 
 def _shortens(meta: Json, grace_s: int, options: DeleteOptions) -> bool:

@@ -17,6 +17,7 @@ from sim.cluster.apimachinery.schema import Schema
 
 APPLY: Final = "Apply"
 UPDATE: Final = "Update"
+BEFORE_FIRST_APPLY: Final = "before-first-apply"
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 # Source: apimachinery pkg/util/managedfields/internal/stripmeta.go
@@ -119,11 +120,14 @@ def _unowned(obj: Json | None) -> Json:
 def updated(live: Json | None, new: Json, schema: Schema, writer: Writer) -> Json:
     """`new` with its managedFields after `writer` replaced `live` by it (or created it).
 
-    managedFields given in `new` replace those of `live`; an empty first entry takes them all away, as in the real server.
-    Source: merge/update.go, Updater.Update.
+    managedFields given in `new` replace those of `live`; an empty first entry takes them all away, as in the real server. From then
+    on nobody owns anything, until somebody applies.
+    Source: merge/update.go, Updater.Update; managedfields/internal/skipnonapplied.go.
     """
     given = new.get("metadata", {}).get("managedFields")
     owners = _owners(new if given else live)
+    if live is not None and not owners:
+        return _with_owners(new, {})
     difference = typed.compare(_unowned(live), _unowned(new), schema)
     changed = fieldset.union(difference.added, difference.modified)
     me = _Entry(
@@ -168,6 +172,8 @@ def applied(live: Json | None, config: Json, schema: Schema, writer: Writer, *, 
         raise bad_request("metadata.managedFields must be nil")
     base = _unowned(live)
     owners = _owners(live)
+    if live is not None and not owners:
+        owners = _owner_before_first_apply(base, schema, writer)
     try:
         mine = _ownable(typed.field_set(config, schema), writer)
         merged: Any = typed.merge(base, config, schema)
@@ -196,6 +202,16 @@ def applied(live: Json | None, config: Json, schema: Schema, writer: Writer, *, 
         return live if live is not None else merged
     owners[me.identity] = me
     return _with_owners(merged, owners)
+
+
+def _owner_before_first_apply(live: Json, schema: Schema, writer: Writer) -> _Owners:
+    """Who owns what is in an object of which nobody owns anything. Source: managedfields/internal/skipnonapplied.go."""
+    fields = _ownable(typed.compare({}, live, schema).added, writer)
+    entry = _Entry(
+        manager=BEFORE_FIRST_APPLY, operation=UPDATE, api_version=writer.api_version, subresource=writer.subresource,
+        time=writer.now, fields=fields,
+    )  # fmt: skip
+    return {entry.identity: entry}
 
 
 def _last_applied(live: Json, schema: Schema, writer: Writer) -> FieldSet:

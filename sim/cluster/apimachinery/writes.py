@@ -121,7 +121,7 @@ class Writer:
         if obj["metadata"].get("name", target.name) != target.name:
             cause = problems.invalid_value("metadata.name", obj["metadata"]["name"], "field is immutable")
             raise target.invalid(target.name, [cause])
-        return self.update(target, record, obj, options, warnings)
+        return self.update(target, record, _with_same_uid(target, obj, old), options, warnings)
 
     def apply(self, target: Target, body: Json, options: WriteOptions) -> Written:
         """Server-side apply: creates or changes the object.
@@ -138,7 +138,8 @@ class Writer:
         live = at_version(record.obj, target.api_version) if record is not None else None
         given = config["metadata"].get("resourceVersion")
         if live is None and (given or config["metadata"].get("uid")):
-            raise target.conflict("StorageError: the object does not exist") if given else target.missing()
+            why = f"uid mismatch: the provided object specified uid {config['metadata'].get('uid')}, and no existing object was found"
+            raise target.conflict("StorageError: the object does not exist" if given else why)
         merged = fields.applied(live, config, target.version.schema, self._writer(target, options), force=options.force)
         if live is not None and given and given != live["metadata"]["resourceVersion"]:
             raise target.conflict()
@@ -146,7 +147,7 @@ class Writer:
         merged = schema.normalise(merged, target.version.schema, form, [])
         if record is None:
             return self._insert(target, merged, options, warnings, owned=True)
-        return self.update(target, record, merged, options, warnings, owned=True)
+        return self.update(target, record, _with_same_uid(target, merged, record.obj), options, warnings, owned=True)
 
     def _writer(self, target: Target, options: WriteOptions) -> fields.Writer:
         return fields.Writer(
@@ -313,6 +314,18 @@ class Writer:
         causes += kind.rules.check(obj, old)
         if causes:
             raise target.invalid(obj["metadata"].get("name", ""), causes)
+
+
+def _with_same_uid(target: Target, new: Json, old: Json) -> Json:
+    """A UID that is given is a precondition of a replacement, which says 409; in a patch it is a field that nobody may change, and that
+    the status of a custom kind does not look at.
+    """
+    meta, uid = new["metadata"], old["metadata"]["uid"]
+    if meta.get("uid", uid) == uid:
+        return new
+    if target.subresource == "status" and not target.kind.rules.status_writes_metadata:
+        return {**new, "metadata": {**meta, "uid": uid}}
+    raise target.invalid(target.name, [problems.invalid_value("metadata.uid", meta["uid"], "field is immutable")])
 
 
 def _in_words_of(target: Target, cause: Cause) -> Cause:

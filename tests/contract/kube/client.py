@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,10 @@ TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
 DEADLINE_S: Final = 15.0
 
 
+def _restart_nothing() -> None:
+    raise NotImplementedError("only who started a server can restart it")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """A running API server: its URL, what it takes to be let in, and a kubeconfig for it."""
@@ -33,6 +37,8 @@ class Server:
     kubeconfig: Path
     token: str = ""
     ca: Path | None = None
+    restart: Callable[[], None] = _restart_nothing
+    """Kills the API server without a word and starts it again where it was; returns when it is ready."""
 
     @property
     def imitated(self) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -23,12 +25,11 @@ def _is_wanted(kind: str) -> bool:
     return kind == "imitated" or servers.assets() is not None or "kube" in os.environ.get("REQUIRE", "").split(",")
 
 
-@pytest.fixture(scope="session", params=[kind for kind in _KINDS if _is_wanted(kind)])
-def api_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running server, shared by all tests: each keeps to its own namespace and API group."""
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "imitated":
-        with servers.imitated(folder) as server:
+@contextlib.contextmanager
+def _running(kind: str, folder: Path, *options: str) -> Iterator[Server]:
+    """`options` are the imitated server's."""
+    if kind == "imitated":
+        with servers.imitated(folder, *options) as server:
             yield server
         return
     binaries = servers.assets()
@@ -39,6 +40,23 @@ def api_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     )
     assert binaries is not None
     with servers.real(binaries, folder) as server:
+        yield server
+
+
+_WANTED: Final = [kind for kind in _KINDS if _is_wanted(kind)]
+
+
+@pytest.fixture(scope="session", params=_WANTED)
+def api_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server, shared by all tests: each keeps to its own namespace and API group."""
+    with _running(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+@pytest.fixture(params=_WANTED)
+def own_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A running server of the test's own. Bookmarks come often: only these tell a client that a store was lost, and went back."""
+    with _running(request.param, tmp_path, "--bookmark-interval-s", "0.2") as server:
         yield server
 
 

@@ -45,27 +45,45 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-@contextlib.contextmanager
-def imitated(folder: Path, *options: str) -> Iterator[Server]:
-    """The imitated server on a free port of the loopback interface."""
-    kubeconfig = folder / "kubeconfig"
+def _start_imitated(folder: Path, listen: str, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    """The imitated server; returns when it is ready."""
     ready, tell = os.pipe()
-    command = [sys.executable, "-m", "sim.cluster.apiserver", "--listen", "127.0.0.1:0"]
-    command += ["--kubeconfig-out", str(kubeconfig), "--ready-fd", str(tell), *options]
-    with (folder / "apiserver.log").open("wb") as log:
+    command = [sys.executable, "-m", "sim.cluster.apiserver", "--listen", listen]
+    command += ["--kubeconfig-out", str(folder / "kubeconfig"), "--ready-fd", str(tell), *options]
+    with (folder / "apiserver.log").open("ab") as log:
         process = subprocess.Popen(command, stderr=log, pass_fds=(tell,), cwd=ROOT)
     os.close(tell)
     try:
         readable, _, _ = select.select([ready], [], [], START_DEADLINE_S)
         told = os.read(ready, 100) if readable else b""
-        assert told == b"ready\n", f"the server is not ready: {(folder / 'apiserver.log').read_text()}"
-        config: dict[str, Any] = json.loads(kubeconfig.read_text())
-        token = config["users"][0]["user"].get("token", "")
-        url = config["clusters"][0]["cluster"]["server"]
-        yield Server(name="imitated", url=url, kubeconfig=kubeconfig, token=token)
+        if told != b"ready\n":
+            _stop(process)
+            raise AssertionError(f"the server is not ready: {(folder / 'apiserver.log').read_text()}")
     finally:
         os.close(ready)
-        _stop(process)
+    return process
+
+
+@contextlib.contextmanager
+def imitated(folder: Path, *options: str) -> Iterator[Server]:
+    """The imitated server on a free port of the loopback interface."""
+    running = [_start_imitated(folder, "127.0.0.1:0", options)]
+    kubeconfig = folder / "kubeconfig"
+    config: dict[str, Any] = json.loads(kubeconfig.read_text())
+    url: str = config["clusters"][0]["cluster"]["server"]
+
+    def restart() -> None:
+        process = running.pop()
+        process.kill()
+        process.wait()
+        running.append(_start_imitated(folder, url.removeprefix("http://"), options))
+
+    try:
+        token = config["users"][0]["user"].get("token", "")
+        yield Server(name="imitated", url=url, kubeconfig=kubeconfig, token=token, restart=restart)
+    finally:
+        for process in running:
+            _stop(process)
 
 
 def _free_port() -> int:
@@ -119,17 +137,26 @@ def real(binaries: Path, folder: Path) -> Iterator[Server]:
     """A real kube-apiserver with its etcd, and the controllers that collect garbage and empty namespaces."""
     etcd_port, peer_port, port = _free_port(), _free_port(), _free_port()
     url = f"https://127.0.0.1:{port}"
-    started: list[subprocess.Popen[bytes]] = []
+    started: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(command: list[str]) -> subprocess.Popen[bytes]:
-        with (folder / f"{Path(command[0]).name}.log").open("wb") as log:
-            started.append(subprocess.Popen(command, stdout=log, stderr=log))
-        return started[-1]
+    def start(command: list[str]) -> None:
+        name = Path(command[0]).name
+        with (folder / f"{name}.log").open("ab") as log:
+            started[name] = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def start_apiserver() -> None:
+        start(apiserver)
+        _wait_ready(url, started["kube-apiserver"], folder / "kube-apiserver.log")
+
+    def restart() -> None:
+        started["kube-apiserver"].kill()
+        started["kube-apiserver"].wait()
+        start_apiserver()
 
     try:
         start(_etcd(binaries / "etcd", folder, etcd_port, peer_port))
-        server = start(_apiserver(binaries / "kube-apiserver", folder, etcd_port, port))
-        _wait_ready(url, server, folder / "kube-apiserver.log")
+        apiserver = _apiserver(binaries / "kube-apiserver", folder, etcd_port, port)
+        start_apiserver()
         ca = folder / "certs" / "apiserver.crt"
         kubeconfig = folder / "kubeconfig"
         config = {
@@ -144,7 +171,7 @@ def real(binaries: Path, folder: Path) -> Iterator[Server]:
             "--controllers", "garbage-collector-controller,namespace-controller", "--secure-port", "0",
             "--use-service-account-credentials=false",
         ])  # fmt: skip
-        yield Server(name="real", url=url, kubeconfig=kubeconfig, token=_TOKEN, ca=ca)
+        yield Server(name="real", url=url, kubeconfig=kubeconfig, token=_TOKEN, ca=ca, restart=restart)
     finally:
-        for process in reversed(started):
+        for process in reversed(started.values()):
             _stop(process)

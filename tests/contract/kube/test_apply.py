@@ -211,6 +211,23 @@ def test_containers_of_two_managers(api: Client, namespace: Namespace) -> None:
     assert sorted(one["name"] for one in left["spec"]["template"]["spec"]["containers"]) == ["a", "s"]
 
 
+def test_before_the_first_apply_nobody_owns_what_nobody_tracked(api: Client, namespace: Namespace) -> None:
+    path = namespace.core("configmaps", "a")
+    api.create(namespace.core("configmaps"), config_map("a", {"a": "1"}))
+    assert "managedFields" not in api.merge(path, {"metadata": {"managedFields": [{}]}}).meta
+    assert "managedFields" not in api.merge(path, {"data": {"b": "2"}}).meta
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}
+    refused = api.apply(path, {**body, "data": {"a": "3"}}, "one")
+    assert (refused.code, refused.causes) == (409, {("FieldManagerConflict", ".data.a")})
+    assert 'conflict with "before-first-apply" using v1' in refused.body["message"]
+    applied = api.apply(path, {**body, "data": {"c": "3"}}, "one").meta["managedFields"]
+    owners = {one["manager"]: one["fieldsV1"] for one in applied}
+    assert owners == {
+        "one": {"f:data": {"f:c": {}}},
+        "before-first-apply": {"f:data": {".": {}, "f:a": {}, "f:b": {}}},
+    }
+
+
 def test_apply_with_an_old_version_is_a_conflict(api: Client, namespace: Namespace) -> None:
     path = namespace.core("configmaps", "a")
     made = api.apply(path, config_map("a", {"k": "1"}), "one").meta

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
+import pytest
+
 from tests.contract.kube.client import Client
 from tests.contract.kube.samples import Gates, Namespace, config_map, pod
 
@@ -69,6 +73,33 @@ def test_a_pod_without_a_node_goes_at_once(api: Client, namespace: Namespace) ->
     api.create(namespace.core("pods"), pod("a"))
     assert api.delete(namespace.core("pods", "a")).code == 200
     assert api.get(namespace.core("pods", "a")).code == 404
+
+
+@pytest.mark.parametrize(
+    ("node", "graces_s", "told"),
+    [
+        ("", [None], [("MODIFIED", 0), ("DELETED", 0)]),
+        ("n1", [0], [("MODIFIED", 0), ("DELETED", 0)]),
+        ("n1", [None, 5, 9, 0], [("MODIFIED", 30), ("MODIFIED", 5), ("MODIFIED", 0), ("DELETED", 0)]),
+    ],
+)
+def test_a_pod_is_marked_before_it_is_gone(
+    api: Client, namespace: Namespace, node: str, graces_s: list[int | None], told: list[tuple[str, int]]
+) -> None:
+    """And its time counts from when its end was first asked for."""
+    made = api.create(namespace.core("pods"), pod("a", node=node)).meta
+    with api.watch(namespace.core("pods"), resourceVersion=made["resourceVersion"]) as watch:
+        for grace_s in graces_s:
+            api.delete(namespace.core("pods", "a"), None if grace_s is None else {"gracePeriodSeconds": grace_s})
+        events = [watch.next() for _ in told]
+    metas = [(event["type"], event["object"]["metadata"]) for event in events if event]
+    assert [(kind, meta["deletionGracePeriodSeconds"]) for kind, meta in metas] == told
+    assert {meta["generation"] for _, meta in metas} == {made["generation"] + 1}
+    asked = {
+        datetime.fromisoformat(meta["deletionTimestamp"]) - timedelta(seconds=meta["deletionGracePeriodSeconds"])
+        for _, meta in metas
+    }
+    assert len(asked) == 1
 
 
 def test_a_pod_with_its_own_grace_period(api: Client, namespace: Namespace) -> None:

@@ -121,6 +121,29 @@ def test_replace_with_another_uid_is_a_conflict(api: Client, namespace: Namespac
     assert "Precondition failed: UID in precondition: somebody-else" in refused.body["message"]
 
 
+def test_a_patch_with_another_uid_is_invalid(api: Client, namespace: Namespace, gates: Gates) -> None:
+    api.create(namespace.core("configmaps"), config_map("a"))
+    api.create(gates.path(), gates.gate("a"))
+    meta = {"name": "a", "uid": "somebody-else"}
+    for path, body in (
+        (namespace.core("configmaps", "a"), {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}),
+        (gates.path("a"), {"apiVersion": f"{gates.group}/v1", "kind": "Gate", "metadata": meta}),
+    ):
+        for refused in (api.merge(path, {"metadata": {"uid": "somebody-else"}}), api.apply(path, body, "one")):
+            assert (refused.code, refused.causes) == (422, {("FieldValueInvalid", "metadata.uid")})
+    # The status of a custom kind does not look at anything but the status.
+    changed = api.merge(gates.path("a", "status"), {"metadata": {"uid": "somebody-else"}, "status": {"n": 1}})
+    assert (changed.code, changed.body["status"]) == (200, {"n": 1})
+    assert changed.meta["uid"] != "somebody-else"
+
+
+def test_an_apply_with_a_uid_makes_no_new_object(api: Client, namespace: Namespace) -> None:
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "uid": "somebody-else"}}
+    refused = api.apply(namespace.core("configmaps", "a"), body, "one")
+    assert (refused.code, refused.reason) == (409, "Conflict")
+    assert "no existing object was found" in refused.body["message"]
+
+
 def test_an_update_that_changes_nothing_keeps_the_version(api: Client, namespace: Namespace) -> None:
     made = api.create(namespace.core("configmaps"), config_map("a", {"k": "1"})).body
     again = api.replace(namespace.core("configmaps", "a"), made).body
