@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from sim.net import capabilities
+from tests import ordinary_user
 from tests.conftest import require
 
 ROOT = Path(__file__).parents[2]
 TIDEGATE = [sys.executable, "-m", "scenarios.cli"]
-NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +67,13 @@ def test_without_namespaces(tmp_path: Path) -> None:
     assert "user.max_user_namespaces=10000" in done.stderr
 
 
-def test_the_tc_data_plane_where_bpf_is_refused(tmp_path: Path) -> None:
-    options = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    command = [*TIDEGATE, "run", "poc2-stateless", "--set", "dataplane=tc", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60, **options)  # type: ignore[call-overload] # options for both users
+def test_the_tc_data_plane_where_bpf_is_refused() -> None:
+    ordinary_user.require_ordinary_user()
+    with ordinary_user.folder() as out:
+        arguments = ("-m", "scenarios.cli", "run", "poc2-stateless", "--set", "dataplane=tc", "--out", str(out))
+        done = subprocess.run(
+            ordinary_user.python(*arguments), capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
+        )
     assert (done.returncode, done.stdout) == (3, "")
     first, second = done.stderr.splitlines()
     assert first.startswith("tidegate: the tc data plane cannot be used: ")

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
@@ -23,8 +22,8 @@ from sim.cluster.workloads import Workloads
 from sim.net import capabilities
 from sim.net.topology import Attachment, VirtualNetwork
 from sim.net.traffic import FlowKey, TrafficClient
+from tests import ordinary_user
 from tests.conftest import require
-from tests.netns.test_sandbox import NOBODY, require_nobody
 
 DEADLINE_S = 30.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,24 +153,13 @@ def test_pods_run_answer_scale_and_update_over_the_api(tmp_path: Path, capsys: p
         sys.stdout.write(f" [{said}]")
 
 
-@pytest.fixture
-def nobodys_folder() -> Iterator[Path]:
-    """A folder that the user nobody owns and can reach: those of tmp_path are root's alone."""
-    with tempfile.TemporaryDirectory(prefix="tidegate-nobody-") as folder:
-        os.chown(folder, NOBODY, NOBODY)
-        yield Path(folder)
-
-
-def test_the_same_as_an_ordinary_user(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
-    require_nobody()
-    folder: Path = request.getfixturevalue("nobodys_folder")
+def test_the_same_as_an_ordinary_user(capsys: pytest.CaptureFixture[str]) -> None:
+    ordinary_user.require_ordinary_user()
     inside = "import sys; from pathlib import Path; from tests.netns.test_cluster import talk; print(talk(Path(sys.argv[1])))"
-    command = [
-        *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
-        *(sys.executable, "-c", "import sys; from sim.net.sandbox import enter; enter(sys.argv[1:])"),
-        *(sys.executable, "-c", inside, str(folder)),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    enter = "import sys; from sim.net.sandbox import enter; enter([sys.executable, *sys.argv[1:]])"
+    with ordinary_user.folder() as folder:
+        command = ordinary_user.python("-c", enter, "-c", inside, str(folder))
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     with capsys.disabled():
         sys.stdout.write(f" [ordinary user: {done.stdout.strip()}]")

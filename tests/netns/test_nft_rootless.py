@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests import ordinary_user
 from tests.conftest import require
 
-NOBODY = 65534
 PROGRAM = """
 import socket
 from ipaddress import ip_address, ip_network
@@ -52,9 +49,8 @@ print("done")
 """
 
 
-def as_ordinary_user(*command: str) -> list[str]:
-    drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"] if os.geteuid() == 0 else []
-    return [*drop, "unshare", "--map-root-user", "--net", *command]
+def as_ordinary_user(*words: str) -> list[str]:
+    return ordinary_user.command("unshare", "--map-root-user", "--net", *words)
 
 
 @pytest.mark.parametrize("limit_bytes", [None, 2 * 212_992 - 4096])
@@ -62,15 +58,10 @@ def test_the_default_table_is_programmed(limit_bytes: int | None) -> None:
     """As this kernel allows; and as one does that keeps the send buffer of an ordinary user to its default net.core.wmem_max."""
     tried = subprocess.run(as_ordinary_user("true"), capture_output=True, text=True, check=False)
     require("netns", tried.returncode == 0, f"no user namespace for an ordinary user: {tried.stderr.strip()}")
-    readable = subprocess.run(
-        as_ordinary_user(sys.executable, "-c", "import core"), capture_output=True, text=True, check=False
-    )
-    if readable.returncode:
-        pytest.skip(f"an ordinary user cannot read this checkout or its interpreter: {readable.stderr.strip()[-200:]}")
-    root = Path(__file__).parents[2]
+    ordinary_user.require_ordinary_user()
     done = subprocess.run(
-        as_ordinary_user(sys.executable, "-c", PROGRAM.replace("LIMIT_BYTES", str(limit_bytes))),
-        cwd=root,
+        as_ordinary_user(ordinary_user.interpreter(), "-c", PROGRAM.replace("LIMIT_BYTES", str(limit_bytes))),
+        cwd=ordinary_user.ROOT,
         capture_output=True,
         text=True,
         timeout=60,

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from sim.net import capabilities
+from tests import ordinary_user
 from tests.conftest import require
 
 ROOT = Path(__file__).parents[2]
 SEED = ROOT.parent / "shared" / "seed" / "examples"
-NOBODY = 65534
 DEADLINE_S = 90
 
 
@@ -80,14 +80,18 @@ def test_the_library_runs_on_both_data_planes(tmp_path: Path, scenario: str, dat
 
 
 @pytest.mark.slow
-def test_an_ordinary_user_needs_no_root(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    options = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    result = run(tmp_path, "poc2-stateless", **options)
+def test_an_ordinary_user_needs_no_root() -> None:
+    ordinary_user.require_ordinary_user()
+    with ordinary_user.folder() as out:
+        arguments = ("-m", "scenarios.cli", "run", "poc2-stateless", "--out", str(out), "-o", "json")
+        done = subprocess.run(
+            ordinary_user.python(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads(done.stdout)
+        manifest = json.loads((Path(result["out"]) / "manifest.json").read_text())
+    assert result["ok"]
     assert result["metrics"]["connections_total"] == 400
-    manifest = json.loads((Path(result["out"]) / "manifest.json").read_text())
     facts = manifest["facts"]
     assert facts["dataplane"] == "nft"
     assert facts["dataplane_reason"].startswith("tc cannot be used: ")

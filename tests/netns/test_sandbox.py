@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from sim.net import capabilities, pid1
+from tests import ordinary_user
 from tests.conftest import require
 
 ROOT = Path(__file__).resolve().parents[2]
-NOBODY = 65534
 DEADLINE_S = 10
 ENTER = "import sys; from sim.net.sandbox import enter; enter(sys.argv[1:])"
 
@@ -30,26 +29,15 @@ def _namespaces() -> None:
 
 
 def enter(*command: str, as_nobody: bool = False, marker: str = "") -> subprocess.Popen[str]:
-    prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if as_nobody else []
+    run = ["-c", ENTER, *command]
     return subprocess.Popen(
-        [*prefix, sys.executable, "-c", ENTER, *command],
+        ordinary_user.python(*run) if as_nobody else [sys.executable, *run],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, "TIDEGATE_TEST": marker},
     )
-
-
-def require_nobody() -> None:
-    readable = os.geteuid() == 0 and shutil.which("setpriv") is not None
-    if readable:
-        prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        probe = subprocess.run(
-            [*prefix, sys.executable, "-c", "import sim"], cwd=ROOT, capture_output=True, check=False
-        )
-        readable = probe.returncode == 0
-    require("netns", readable, "this interpreter and checkout must be readable by another user, and setpriv be there")
 
 
 def marked(marker: str) -> list[int]:
@@ -74,7 +62,7 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
 @pytest.mark.parametrize("as_nobody", [False, True], ids=["root", "ordinary user"])
 def test_inside_is_root_alone_and_furnished(as_nobody: bool) -> None:
     if as_nobody:
-        require_nobody()
+        ordinary_user.require_ordinary_user()
     script = (
         "id -u; ls /proc | grep -c '^[0-9]*$'; ls /sys/class/net >/dev/null; cat /proc/net/dev | grep -c :; ls /run"
     )
@@ -125,7 +113,7 @@ def test_orphans_are_reaped_and_end_with_the_command() -> None:
 @pytest.mark.parametrize("as_nobody", [False, True], ids=["root", "ordinary user"])
 def test_sigkill_at_any_moment_leaves_nothing(as_nobody: bool) -> None:
     if as_nobody:
-        require_nobody()
+        ordinary_user.require_ordinary_user()
     marker = f"sigkill-{as_nobody}-{os.getpid()}"
     busy = (
         "ip link add a type veth peer name b; mnexec -dn sleep 1000 & setsid sleep 1000 &"
