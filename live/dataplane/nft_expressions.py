@@ -8,6 +8,7 @@ Source: linux/netfilter/nf_tables.h; net/netfilter/nft_*.c.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -27,6 +28,8 @@ class Base(IntEnum):
     NETWORK = 1
     TRANSPORT = 2
     FOUND = 3
+    MARK = 4
+    """Not a place in the packet: four bytes of it that the mark keeps."""
 
 
 class Meta(IntEnum):
@@ -99,7 +102,21 @@ def payload(load: Load, word: int = 0) -> bytes:
     if load.base is Base.FOUND:
         where = attribute(2, bytes([load.header])), be32(3, load.offset), be32(4, load.length)
         return _expression("exthdr", _register(1, word), *where)
+    if load.base is Base.MARK:
+        return _kept(load, word)
     return _expression("payload", _register(1, word), be32(2, load.base), be32(3, load.offset), be32(4, load.length))
+
+
+def _kept(load: Load, word: int) -> bytes:
+    """Bytes of the mark. A register is a number of 32 bits to shifts, so where a byte stands depends on the machine."""
+    result = meta(Meta.MARK, word)
+    if load.offset:
+        operation = be32(6, 2 if sys.byteorder == "little" else 1)  # NFT_BITWISE_RSHIFT, _LSHIFT
+        distance = nested(7, attribute(_VALUE, (8 * load.offset).to_bytes(4, sys.byteorder)))
+        result += _expression("bitwise", _register(1, word), _register(2, word), be32(3, 4), operation, distance)
+    if load.offset + load.length < 4:
+        result += mask((b"\xff" * load.length).ljust(4, b"\0"), word)
+    return result
 
 
 def meta(key: Meta, word: int = 0) -> bytes:
@@ -119,7 +136,12 @@ def compare(data: bytes, word: int = 0, operator: Compare = Compare.EQUAL) -> by
 
 def mask(data: bytes, word: int = 0) -> bytes:
     """The register AND `data`, in place."""
-    parts = be32(3, len(data)), value(4, data), value(5, bytes(len(data)))
+    return change_bits(data, bytes(len(data)), word)
+
+
+def change_bits(kept: bytes, flipped: bytes, word: int = 0) -> bytes:
+    """The register AND `kept`, XOR `flipped`, in place."""
+    parts = be32(3, len(kept)), value(4, kept), value(5, flipped)
     return _expression("bitwise", _register(1, word), _register(2, word), *parts)
 
 

@@ -20,14 +20,14 @@ from live.dataplane.nft_wire import IPV4_KEY, IPV6_KEY, KeyType
 ICMP: Final = {4: 1, 6: 58}
 AUTHENTICATION: Final = 51
 ECHOES: Final = {4: (8, 0), 6: (128, 129)}
-ERRORS: Final = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
-"""ICMP types with a packet inside: destination unreachable, (packet too big,) time exceeded, parameter problem."""
+ERRORS: Final = {4: (3, 4, 11, 12), 6: (1, 2, 3, 4)}
+"""ICMP types with a packet inside: destination unreachable, (source quench, packet too big,) time exceeded, parameter problem."""
 
 FAMILY: Final = {4: 2, 6: 10}
 """NFPROTO_IPV4, NFPROTO_IPV6."""
 
-_ICMP_HEADER: Final = 8
-_IP_HEADER: Final = {4: 20, 6: 40}
+ICMP_HEADER: Final = 8
+IP_HEADER: Final = {4: 20, 6: 40}
 
 
 class Kind(Enum):
@@ -76,7 +76,7 @@ class Layout:
 
 
 def layout(version: int, *, inner: bool) -> Layout:
-    """The offsets in a packet, or in the packet inside an ICMP error without options before its L4 header."""
+    """The offsets in a packet, or in the packet inside an ICMP error, whose ports the mark keeps (nft_errors)."""
     source, destination, length = (12, 16, 4) if version == 4 else (8, 24, 16)
     if not inner:
         return Layout(
@@ -87,14 +87,13 @@ def layout(version: int, *, inner: bool) -> Layout:
             Load(Base.TRANSPORT, 0, 2),
             Load(Base.TRANSPORT, 2, 2),
         )
-    l4 = _ICMP_HEADER + _IP_HEADER[version]
     return Layout(
         version,
         True,
-        Load(Base.TRANSPORT, _ICMP_HEADER + destination, length),
-        Load(Base.TRANSPORT, _ICMP_HEADER + source, length),
-        Load(Base.TRANSPORT, l4 + 2, 2),
-        Load(Base.TRANSPORT, l4, 2),
+        Load(Base.TRANSPORT, ICMP_HEADER + destination, length),
+        Load(Base.TRANSPORT, ICMP_HEADER + source, length),
+        Load(Base.MARK, 2, 2),
+        Load(Base.MARK, 0, 2),
     )
 
 
@@ -110,29 +109,16 @@ def behind_authentication(protocol: int) -> Layout:
 
 
 def is_protocol(number: int, where: Layout) -> bytes:
-    """Ends the rule unless the packet, or the one inside, is of the L4 protocol `number`."""
+    """Ends the rule unless the packet is of the L4 protocol `number`."""
     if where.source_port.header:
         # That the header is found is the answer.
         return nft.payload(Load(Base.FOUND, 0, 1, number))
-    if not where.inner:
-        return nft.meta(nft.Meta.PROTOCOL) + nft.compare(bytes([number]))
-    offset = _ICMP_HEADER + (9 if where.version == 4 else 6)
-    return nft.payload(Load(Base.TRANSPORT, offset, 1)) + nft.compare(bytes([number]))
+    return nft.meta(nft.Meta.PROTOCOL) + nft.compare(bytes([number]))
 
 
-def is_icmp_type(kind: int, where: Layout) -> bytes:
-    """Ends the rule unless the ICMP header of the packet, or of the one inside, has this type."""
-    offset = _ICMP_HEADER + _IP_HEADER[where.version] if where.inner else 0
-    return nft.payload(Load(Base.TRANSPORT, offset, 1)) + nft.compare(bytes([kind]))
-
-
-def has_readable_packet_inside(version: int) -> bytes:
-    """Ends the rule unless the packet inside an ICMP error is no later fragment and has no IPv4 options."""
-    if version == 6:
-        return nft.payload(Load(Base.TRANSPORT, _ICMP_HEADER, 1)) + nft.mask(b"\xf0") + nft.compare(b"\x60")
-    no_options = nft.payload(Load(Base.TRANSPORT, _ICMP_HEADER, 1)) + nft.compare(b"\x45")
-    offset = nft.payload(Load(Base.TRANSPORT, _ICMP_HEADER + 6, 2)) + nft.mask(b"\x1f\xff") + nft.compare(b"\0\0")
-    return no_options + offset
+def is_icmp_type(kind: int) -> bytes:
+    """Ends the rule unless the ICMP header of the packet has this type."""
+    return nft.payload(Load(Base.TRANSPORT, 0, 1)) + nft.compare(bytes([kind]))
 
 
 def bucket(kind: Kind, where: Layout, modulus: int, seed: int) -> bytes:

@@ -21,6 +21,7 @@ from typing import Final
 from core.lb.forwarding import Flow
 from core.model import ByteMatch, L4Protocol
 from live.dataplane import nft_expressions as nft
+from live.dataplane.nft_errors import Trees, chains_inside
 from live.dataplane.nft_expressions import Base, Load, Meta, Verdict
 from live.dataplane.nft_packets import (
     AUTHENTICATION,
@@ -32,7 +33,6 @@ from live.dataplane.nft_packets import (
     Layout,
     behind_authentication,
     bucket,
-    has_readable_packet_inside,
     is_icmp_type,
     is_protocol,
     kind_of,
@@ -191,28 +191,28 @@ class _Compiler:
     def _transports(
         self, where: Layout, flows: Sequence[Flow], protocols: Iterable[L4Protocol] = tuple(L4Protocol)
     ) -> list[bytes]:
-        rules = []
-        for protocol in protocols:
-            possible = [
-                flow
-                for flow in flows
-                if protocol in flow.protocols and all(match.protocol is protocol for match in flow.byte_matches)
-            ]
-            tree = self._node(_Branch(where, kind_of(protocol), PORTED), possible)
-            rules.append(is_protocol(protocol, where) + nft.goto(tree))
-        return rules
+        return [is_protocol(protocol, where) + nft.goto(self._tree(where, protocol, flows)) for protocol in protocols]
+
+    def _tree(self, where: Layout, protocol: L4Protocol, flows: Sequence[Flow]) -> str:
+        """The chain that decides about packets of a protocol."""
+        possible = [
+            flow
+            for flow in flows
+            if protocol in flow.protocols and all(match.protocol is protocol for match in flow.byte_matches)
+        ]
+        return self._node(_Branch(where, kind_of(protocol), PORTED), possible)
 
     def _icmp(self, version: int, direct: Layout, inner: Layout, flows: Sequence[Flow]) -> str:
         echo = self._node(_Branch(direct, Kind.ECHO, ADDRESSED), flows)
-        inner_echo = self._node(_Branch(inner, Kind.ECHO, ADDRESSED), flows)
-        inside = self._transports(inner, flows)
-        for kind in ECHOES[version]:
-            is_echo = is_protocol(ICMP[version], inner) + is_icmp_type(kind, inner)
-            inside.append(is_echo + nft.goto(inner_echo))
-        error = self._chain(f"error-v{version}", [*inside, nft.goto(self._unmatched)])
-        rules = [is_icmp_type(kind, direct) + nft.goto(echo) for kind in ECHOES[version]]
-        readable = has_readable_packet_inside(version)
-        rules += [is_icmp_type(kind, direct) + readable + nft.goto(error) for kind in ERRORS[version]]
+        trees = Trees(
+            transports={protocol: self._tree(inner, protocol, flows) for protocol in L4Protocol},
+            echo=self._node(_Branch(inner, Kind.ECHO, ADDRESSED), flows),
+            unmatched=self._unmatched,
+        )
+        error, chains = chains_inside(version, trees, _name)
+        self._program.chains.update(chains)
+        rules = [is_icmp_type(kind) + nft.goto(echo) for kind in ECHOES[version]]
+        rules += [is_icmp_type(kind) + nft.goto(error) for kind in ERRORS[version]]
         return self._chain(f"icmp-v{version}", [*rules, nft.goto(self._unmatched)])
 
     def _node(self, branch: _Branch, flows: Sequence[Flow]) -> str:
@@ -332,7 +332,7 @@ class _Compiler:
         return self._buckets[named]
 
     def _chain(self, label: str, rules: Sequence[bytes]) -> str:
-        name = f"{label}-{_digest(rules)}"
+        name = _name(label, rules)
         self._program.chains[name] = tuple(rules)
         return name
 
@@ -343,6 +343,10 @@ class _Compiler:
 
     def _intervals(self, label: str, ranges: Ranges, key: KeyType) -> str:
         return self._set(label, SetContent(key=key, elements=tuple(interval_elements(ranges, key.length))))
+
+
+def _name(label: str, rules: Sequence[bytes]) -> str:
+    return f"{label}-{_digest(rules)}"
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -136,7 +136,8 @@ static __always_inline bool parse_icmp(struct __sk_buff *skb, struct packet *p)
 
 	if (bpf_skb_load_bytes(skb, p->l4, &type, 1))
 		return false;
-	if (type == (p->family == AF_INET ? 8 : 128)) {
+	/* Echo and echo reply. */
+	if (p->family == AF_INET ? type == 8 || type == 0 : type == 128 || type == 129) {
 		p->protocol = ECHO;
 		return true;
 	}

@@ -95,8 +95,8 @@ def test_ipv4_options_do_not_hide_the_ports(plane: Plane, gateway_world: World) 
     check(gateway_world, plane, simple(gateway_world, 4, [0, 1, 2, 3]), packets)
 
 
-def extension_headers(draw: random.Random, last: int) -> Layers:
-    """A chain of them in front of the protocol `last`."""
+def extension_headers(draw: random.Random, last: int, *, most: int = 4) -> Layers:
+    """A chain of at most so many of them in front of the protocol `last`."""
     padding = [PadN(otype=1, optdata=bytes(draw.choice((0, 4))))]
     chain: list[Callable[[], Layers]] = [
         lambda: IPv6ExtHdrDestOpt(options=padding),
@@ -105,7 +105,7 @@ def extension_headers(draw: random.Random, last: int) -> Layers:
         lambda: AH(spi=1, seq=1, icv=bytes(12), payloadlen=4),
     ]
     layers = IPv6ExtHdrHopByHop(options=padding) if draw.random() < 0.5 else None
-    for make in draw.sample(chain, draw.randint(1, 3)):
+    for make in draw.sample(chain, draw.randint(1, most - (layers is not None))):
         layers = layers / make() if layers is not None else make()
     assert layers is not None
     layers.lastlayer().nh = last
@@ -134,6 +134,7 @@ def errors_about(version: int, inner: Layers) -> list[Layers]:
         return [
             ICMP(type=3, code=4, nexthopmtu=1400) / inner,
             ICMP(type=3, code=1) / inner,
+            ICMP(type=4, code=0) / inner,
             ICMP(type=11, code=0) / inner,
             ICMP(type=12, code=0) / inner,
         ]
@@ -162,6 +163,54 @@ def test_icmp_errors_follow_the_packet_inside_them(plane: Plane, gateway_world: 
                 raw = bytes(layer(src=ROUTER[version], dst=str(vip)) / error / token(number))
                 packets.append(Sent(packet=oracle(version, client, port, protocol), raw=raw, token=b"tg%08x-" % number))
     check(gateway_world, plane, simple(gateway_world, version, [0, 1, 2, 3]), packets)
+
+
+def test_icmp_errors_about_packets_with_ipv4_options(plane: Plane, gateway_world: World) -> None:
+    """The router quotes a reply with options: what is behind them decides."""
+    packets = []
+    for n, client, port in clients(4, 66):
+        words = n % 11
+        reply = IP(src=VIP4, dst=client, ihl=5 + words, options=b"\x01" * (4 * words)) / UDP(sport=4000, dport=port)
+        raw = bytes(IP(src=ROUTER[4], dst=VIP4) / ICMP(type=3, code=4, nexthopmtu=1400) / reply / token(n))
+        packets.append(Sent(packet=oracle(4, client, port, L4Protocol.UDP), raw=raw, token=b"tg%08x-" % n))
+    check(gateway_world, plane, simple(gateway_world, 4, [0, 1, 2, 3]), packets)
+
+
+def test_icmp_errors_about_packets_with_ipv6_extension_headers(plane: Plane, gateway_world: World) -> None:
+    """Above all the first fragment of a reply that was too big."""
+    draw, packets = random.Random(7), []
+    for n, client, port in clients(6, 200):
+        protocol: L4Protocol | None = draw.choice((*L4Protocol, None))
+        reply: Layers = {
+            L4Protocol.TCP: TCP(sport=4000, dport=port, flags="A"),
+            L4Protocol.UDP: UDP(sport=4000, dport=port),
+            L4Protocol.SCTP: SCTP(sport=4000, dport=port),
+            None: ICMPv6EchoReply(id=7),
+        }[protocol]
+        if n % 3:
+            headers = extension_headers(draw, protocol or 58, most=3)
+        else:
+            headers = IPv6ExtHdrFragment(offset=0, m=1, id=n, nh=protocol or 58)
+        about = IPv6(src=VIP6, dst=client) / headers / reply / token(n)
+        raw = bytes(IPv6(src=ROUTER[6], dst=VIP6) / ICMPv6PacketTooBig(mtu=1400) / about)
+        packets.append(Sent(packet=oracle(6, client, port, protocol), raw=raw, token=b"tg%08x-" % n))
+    check(gateway_world, plane, simple(gateway_world, 6, [0, 1, 2, 3]), packets)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_icmp_errors_about_later_fragments_are_dropped(plane: Plane, gateway_world: World, version: int) -> None:
+    """There are no ports in them."""
+    plane.apply(simple(gateway_world, version, [0, 1]))
+    client, packets = str(CLIENTS[version][0].network_address), []
+    for n in range(5):
+        if version == 4:
+            about = IP(src=VIP4, dst=client, frag=8, proto=17) / token(n)
+            raw = bytes(IP(src=ROUTER[4], dst=VIP4) / ICMP(type=3, code=4, nexthopmtu=1400) / about)
+        else:
+            about = IPv6(src=VIP6, dst=client) / IPv6ExtHdrFragment(offset=8, m=1, id=n, nh=17) / token(n)
+            raw = bytes(IPv6(src=ROUTER[6], dst=VIP6) / ICMPv6PacketTooBig(mtu=1400) / about)
+        packets.append(Sent(packet=oracle(version, client, 9, L4Protocol.UDP), raw=raw, token=b"tg%08x-" % n))
+    assert fates(gateway_world, packets) == ["dropped"] * len(packets)
 
 
 def test_byte_matches_see_the_header_and_no_padding(plane: Plane, gateway_world: World) -> None:
