@@ -99,8 +99,8 @@ class NftDataplane:
 
     def counters(self) -> Sequence[FlowCounter]:
         """See `core.ports.Dataplane`: for each flow and target of the last `apply`, since the target joined the flow."""
-        with RouteSocket() as routes, NftSocket() as kernel:
-            targets: dict[int, Address | None] = {mark: target for target, mark in self._marks.marks(routes).items()}
+        with NftSocket() as kernel:
+            targets: dict[int, Address | None] = {mark: target for target, mark in self._marks.marks().items()}
             targets[REJECT_MARK] = None
             counted: Counter[tuple[str, Address | None]] = Counter()
             octets: Counter[tuple[str, Address | None]] = Counter()

@@ -11,12 +11,14 @@ all our marks: what has a mark and no route is lost, never sent to the primary n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from core.errors import DataplaneError
-from core.model import Address
+from core.model import Address, Prefix
+from live.dataplane.nft_listing import Listing, listing
 from live.rtnetlink import (
+    AddressSpec,
     Change,
     NextHop,
     RouteSocket,
@@ -24,7 +26,6 @@ from live.rtnetlink import (
     RuleAction,
     RuleSpec,
     default_of,
-    interface_of,
 )
 
 MARK_BASE: Final = 0x5447_0000
@@ -47,7 +48,7 @@ TARGETS: Final = range(20010, 20026)
 NO_ROUTE: Final = 20030
 BEHIND: Final = 20031
 _PRIORITIES: Final = frozenset((OTHERS, OWN_ANSWERS, NO_LEAK, GROUPS, REJECTED, *TARGETS, NO_ROUTE, BEHIND))
-_GROUP_MASK: Final = MARK_MASK | (len(TARGETS) - 1)
+_IN_GROUP: Final = len(TARGETS) - 1
 
 
 class MarkRoutes:
@@ -56,12 +57,14 @@ class MarkRoutes:
     def __init__(self, *, reply_table: int) -> None:
         """`reply_table`: by which the gateway's own answers about VIP packets (TCP reset, ICMP errors) leave."""
         self._reply_table = reply_table
+        self._acquired: Listing | None = None
 
-    def marks(self, kernel: RouteSocket) -> dict[Address, int]:
+    def marks(self) -> dict[Address, int]:
         """The mark of every target that the kernel has a route for."""
-        return {
-            hop.address: route.table for route in kernel.routes() if _is_target(route.table) for hop in route.next_hops
-        }
+        return self._list().marks
+
+    def _list(self) -> Listing:
+        return listing(MARK_BASE, MARK_MASK, TARGETS)
 
     def acquire(self, kernel: RouteSocket, targets: Collection[Address], versions: Iterable[int]) -> dict[Address, int]:
         """A mark for each of `targets`, old ones unchanged; when this returns, packets that have one of them reach the target, or go
@@ -69,41 +72,48 @@ class MarkRoutes:
 
         Raises DataplaneError when there are too many.
         """
-        known = self.marks(kernel)
-        addresses = kernel.addresses()
-        taken = frozenset(known.values())
-        free = (mark for n in range(_FIRST, _LAST + 1) if (mark := MARK_BASE | n) not in taken)
-        result, routes = {}, []
+        there = self._list()
+        known = there.marks
+        networks = _on_link(kernel.addresses())
+        free = (mark for n in range(_FIRST, _LAST + 1) if (mark := MARK_BASE | n) not in there.hops)
+        result: dict[Address, int] = {}
+        routes = []
         for target in sorted(targets, key=lambda address: (address.version, address.packed)):
-            interface = interface_of(target, addresses)
+            interface = _interface_of(target, networks)
             if interface is None:
                 result[target] = LOST_MARK
                 continue
             if (mark := known.get(target) or next(free, 0)) == 0:
                 raise DataplaneError(f"{len(targets)} targets; the nft plane has marks for {_LAST - _FIRST + 1}")
             result[target] = mark
-            routes.append(_route(target, mark, interface))
-        wanted_rules = _rules({target: mark for target, mark in result.items() if mark != LOST_MARK})
-        wanted_rules |= {rule for version in versions for rule in self._fixed_rules(version)}
-        there = {rule for rule in kernel.rules() if rule.priority in _PRIORITIES}
+            if there.hops.get(mark) != (target, interface):
+                routes.append(_route(target, mark, interface))
+        wanted = {(target.version, mark) for target, mark in result.items() if mark != LOST_MARK}
+        rules = {_to_group(*one) for one in wanted} | {rule for v in versions for rule in self._fixed_rules(v)}
+        new = (rules - there.rules) | {_leaf(*one) for one in wanted - there.leaves}
         kernel.apply(
-            Change(
-                routes=tuple(set(routes) - set(kernel.routes())),
-                rules=tuple(sorted(wanted_rules - there, key=lambda rule: (rule.priority, str(rule)))),
-            )
+            Change(routes=tuple(routes), rules=tuple(sorted(new, key=lambda rule: (rule.priority, str(rule)))))
         )
+        there.hops |= {route.table: (route.next_hops[0].address, route.next_hops[0].interface) for route in routes}
+        there.leaves |= wanted
+        there.rules |= rules
+        self._acquired = there
         return result
 
     def release(self, kernel: RouteSocket, in_use: Mapping[Address, int]) -> None:
-        """Takes the routes of all marks but `in_use` away; no packet has them any more."""
+        """Takes the routes of all marks but `in_use` away, and the rules that lead to them; no packet has them any more.
+
+        What is there is what `acquire` has found and added.
+        """
+        there, self._acquired = self._acquired or self._list(), None
         used = frozenset(in_use.values())
-        known = self.marks(kernel)
-        old = {target: mark for target, mark in known.items() if mark not in used}
-        rest = _rules({target: mark for target, mark in known.items() if mark in used})
+        old = {(v, mark) for v, mark in there.leaves if mark not in used}
+        rest = {_to_group(*one) for one in there.leaves - old}
+        gone = {_leaf(*one) for one in old} | ({rule for rule in there.rules if rule.priority == GROUPS} - rest)
         kernel.apply(
             Change(
-                old_rules=tuple(sorted(_rules(old) - rest, key=str)),
-                old_routes=tuple(_route(target, mark, 0) for target, mark in old.items()),
+                old_rules=tuple(sorted(gone, key=str)),
+                old_routes=tuple(_route(hop, mark, 0) for mark, (hop, _) in there.hops.items() if mark not in used),
             )
         )
 
@@ -133,25 +143,35 @@ def _is_target(mark: int) -> bool:
     return mark & MARK_MASK == MARK_BASE
 
 
-def _rules(marks: Mapping[Address, int]) -> set[RuleSpec]:
-    """The rules of each mark, and those that lead to its group."""
-    found = set()
-    for version, mark in {(target.version, mark) for target, mark in marks.items()}:
-        group = mark & _GROUP_MASK
-        priority = TARGETS[group & ~MARK_MASK]
-        to_group = RuleSpec(
-            version=version,
-            priority=GROUPS,
-            mark=group,
-            mask=_GROUP_MASK,
-            action=RuleAction.GOTO,
-            target=priority,
-        )
-        found |= {
-            to_group,
-            RuleSpec(version=version, priority=priority, mark=mark, mask=0xFFFFFFFF, table=mark),
-        }
-    return found
+def _leaf(version: int, mark: int) -> RuleSpec:
+    """The rule that leads packets with the mark to its table."""
+    return RuleSpec(version=version, priority=TARGETS[mark & _IN_GROUP], mark=mark, mask=0xFFFFFFFF, table=mark)
+
+
+def _to_group(version: int, mark: int) -> RuleSpec:
+    """The rule that leads to the rules of the mark's group."""
+    group = mark & _IN_GROUP
+    return RuleSpec(
+        version=version,
+        priority=GROUPS,
+        mark=MARK_BASE | group,
+        mask=MARK_MASK | _IN_GROUP,
+        action=RuleAction.GOTO,
+        target=TARGETS[group],
+    )
+
+
+def _on_link(addresses: Iterable[AddressSpec]) -> list[tuple[Prefix, int]]:
+    """Networks with their interfaces, the longest prefixes first."""
+    found = {(address.network, address.interface) for address in addresses}
+    return sorted(
+        found, key=lambda entry: (entry[0].version, -entry[0].prefixlen, entry[0].network_address.packed, entry[1])
+    )
+
+
+def _interface_of(target: Address, networks: Sequence[tuple[Prefix, int]]) -> int | None:
+    """Over which interface the target is reached; None: it is on no network here."""
+    return next((at for network, at in networks if network.version == target.version and target in network), None)
 
 
 def _route(target: Address, mark: int, interface: int) -> RouteSpec:

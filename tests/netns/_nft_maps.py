@@ -19,9 +19,9 @@ TABLE: Final = Table(nft.TABLE)
 
 def differences(expected: Sequence[tuple[Address | None, ...]]) -> Iterator[str]:
     """Each bucket leads, over its mark and its route, to the target that `expected` says; no other map and no other mark is there."""
-    with RouteSocket() as routes, NftSocket() as kernel:
+    with NftSocket() as kernel:
         state = load(kernel, TABLE)
-        marks = MarkRoutes(reply_table=GATEWAY_TABLE).marks(routes)
+        marks = MarkRoutes(reply_table=GATEWAY_TABLE).marks()
     address_of = {mark: address for address, mark in marks.items()}
     found = {tuple(address_of.get(int(mark)) for mark in table) for table in state.maps.values()}
     # A pool that rejects everything needs no map.

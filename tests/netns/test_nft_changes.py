@@ -17,7 +17,6 @@ from core.lb.forwarding import Forwarding
 from core.model import Address, L4Protocol
 from live.dataplane import nft
 from live.dataplane.nft import NftDataplane
-from live.rtnetlink import RouteSocket
 from sim.net.namespaces import run_in, within
 from tests.netns._lab import DEADLINE_S, Lab, target_address
 from tests.netns._nft_gateway import (
@@ -135,11 +134,7 @@ def streamed(
 
 def test_marks_are_kept_and_go_with_their_targets(gateway: Gateway) -> None:
     def marks() -> dict[Address, int]:
-        def read() -> dict[Address, int]:
-            with RouteSocket() as kernel:
-                return gateway.plane._marks.marks(kernel)
-
-        return within(gateway.lab.gateway, read)
+        return within(gateway.lab.gateway, gateway.plane._marks.marks)
 
     gateway.apply(simple())
     first = marks()
