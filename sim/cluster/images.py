@@ -93,7 +93,7 @@ def launch(container: Json, pod: Json, programs: Mapping[str, Program], base: Ma
     if isinstance(program, Executed):
         entry_point = command or program.command
         # `command: [tidegate, …]` names the program of the image, which is not on the PATH of every machine.
-        if command and command[0].rpartition("/")[2] == program.command[0].rpartition("/")[2]:
+        if command and command[0].rpartition("/")[2] == program.command[-1].rpartition("/")[2]:
             entry_point = (*program.command, *command[1:])
         program = Executed(command=(*entry_point, *arguments))
     elif command:

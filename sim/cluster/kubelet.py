@@ -193,9 +193,13 @@ class Kubelet:
 
 
 def default_command() -> tuple[str, ...]:
-    """The `tidegate` command of this environment: the script beside the interpreter, else the module."""
+    """The `tidegate` command of this environment: the script beside the interpreter, else the module.
+
+    The script is given to the interpreter, because its first line has the path at which the environment was made: where it is mounted
+    elsewhere, nothing may be there.
+    """
     script = Path(sys.executable).parent / "tidegate"
-    return (str(script),) if script.exists() else (sys.executable, "-m", "scenarios.cli")
+    return (sys.executable, str(script)) if script.exists() else (sys.executable, "-m", "scenarios.cli")
 
 
 def _is_over(pod: Json) -> bool:
