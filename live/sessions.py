@@ -85,9 +85,9 @@ def stale_sessions(routers: Iterable[Json], pods: Iterable[Json]) -> Iterator[tu
 
 def forget_session(api: KubeApi, router: ObjectRef, pod: str) -> None:
     """Takes a pod's element away. Raises ApiError when the API refuses; a GatewayRouter that is gone is no error."""
-    body = render.head(router) | {"status": {}}
+    # No status at all: an empty one that is emptied thereby becomes null in the API server, which its schema refuses.
     try:
-        api.apply(kube.GATEWAY_ROUTERS, body, field_manager=session_manager(pod), subresource="status")
+        api.apply(kube.GATEWAY_ROUTERS, render.head(router), field_manager=session_manager(pod), subresource="status")
     except ApiError as error:
         if error.code != 404:
             raise

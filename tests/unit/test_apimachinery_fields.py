@@ -151,7 +151,7 @@ def test_an_object_is_what_its_appliers_last_gave(steps: list[tuple[str, dict[st
     for manager, spec in steps:
         live = fields.applied(live, thing(**spec), SCHEMA, writer(manager), force=True)
         last[manager] = spec
-    spec = (live or thing()).get("spec", {})
+    spec = (live or thing()).get("spec") or {}  # null: applied empty, and emptied thereby
     for field, key in (("items", lambda one: one["name"]), ("marks", str)):
         wanted = {key(one) for given in last.values() for one in given.get(field, [])}
         assert {key(one) for one in spec.get(field, [])} == wanted

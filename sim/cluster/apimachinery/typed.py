@@ -299,8 +299,10 @@ def _without_fields(value: Json, last: FieldSet, keep: FieldSet, schema: Schema,
         if kept is None and (is_member(node) or name in schema.properties):
             continue
         rest = without(inner, node, kept or {}, child_schema(schema, name))
-        if rest in ({}, []) and inner not in ({}, []) and not (kept is not None and is_member(kept)):
-            continue
+        if rest in ({}, []) and inner not in ({}, []):
+            if kept is None or not is_member(kept):
+                continue
+            rest = None  # what somebody applies empty and has emptied thereby, as the real server has it
         result[name] = rest
     return result
 

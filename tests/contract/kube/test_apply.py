@@ -160,6 +160,18 @@ def test_unknown_fields_are_refused(api: Client, gates: Gates) -> None:
     assert ".spec.bogus: field not declared in schema" in refused.body["message"]
 
 
+def test_a_structure_that_is_applied_empty_and_emptied_thereby_is_null(api: Client, gates: Gates) -> None:
+    """Which a schema refuses: who gives nothing any more leaves the structure out."""
+    api.create(gates.path(), gates.gate("a"))
+    path = gates.path("a", "status")
+    body = {"apiVersion": f"{gates.group}/v1", "kind": "Gate", "metadata": {"name": "a"}}
+    assert api.apply(path, {**body, "status": {}}, "one").body["status"] == {}
+    assert api.apply(path, {**body, "status": {"n": 1}}, "one").body["status"] == {"n": 1}
+    refused = api.apply(path, {**body, "status": {}}, "one")
+    assert (refused.code, refused.causes) == (422, {("FieldValueTypeInvalid", "status")})
+    assert "status" not in api.apply(path, body, "one").body
+
+
 def test_conditions_of_several_controllers_live_side_by_side(api: Client, gates: Gates) -> None:
     api.create(gates.path(), gates.gate("a"))
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from live.kube import connect
+from live.leader import Candidate
 from tests.conftest import require
 from tests.contract.kube.client import Client, Server
 from tests.contract.kube.samples import Gates, Namespace, config_map, pod
@@ -200,3 +202,35 @@ def test_diff_and_dry_run(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", text=DEPLOYMENT.format(replicas=1, value="x"))
     kubectl("apply", "--dry-run=server", "-f", "-", text=DEPLOYMENT.format(replicas=9, value="x"))
     assert kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.replicas}").stdout == "1"
+
+
+def test_who_leads(kubectl: Kubectl, namespace: Namespace, api_server: Server) -> None:
+    with connect(api_server.kubeconfig) as kube:
+        assert Candidate(kube, namespace=namespace.name, name="tidegate-controller", identity="pod-a").attempt()
+    table = kubectl("get", "leases").stdout.splitlines()
+    assert table[0].split() == ["NAME", "HOLDER", "AGE"]
+    assert table[1].split()[:2] == ["tidegate-controller", "pod-a"]
+    assert "Holder Identity:" in kubectl("describe", "lease", "tidegate-controller").stdout
+
+
+def test_events_in_the_order_of_their_time(kubectl: Kubectl, namespace: Namespace, api: Client) -> None:
+    for number, reason in ((2, "Second"), (1, "First")):
+        event = {
+            "apiVersion": "v1", "kind": "Event", "metadata": {"name": f"e{number}"}, "reason": reason, "message": "m",
+            "type": "Normal", "lastTimestamp": f"2026-01-01T00:00:0{number}Z", "count": number,
+            "involvedObject": {"kind": "Pod", "name": "a", "namespace": namespace.name},
+        }  # fmt: skip
+        assert api.create(namespace.core("events"), event).code == 201
+    table = kubectl("get", "events", "--sort-by=.lastTimestamp").stdout.splitlines()
+    assert table[0].split() == ["LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]
+    assert [line.split()[2] for line in table[1:]] == ["First", "Second"]
+
+
+def test_rollout_status_of_a_deployment(kubectl: Kubectl, namespace: Namespace, api: Client) -> None:
+    kubectl("apply", "-f", "-", text=DEPLOYMENT.format(replicas=1, value="x"))
+    waiting = kubectl("rollout", "status", "deployment/web", "--timeout=1s", fails=True)
+    assert "Waiting for deployment" in waiting.stdout
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 1)
+    status = {"status": {"observedGeneration": 1, **counts}}
+    assert api.merge(namespace.of("apps/v1", "deployments", "web", "status"), status).code == 200
+    assert "successfully rolled out" in kubectl("rollout", "status", "deployment/web", "--timeout=10s").stdout

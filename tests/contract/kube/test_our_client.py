@@ -6,8 +6,10 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 
 import core.reflector
 import live.kube
@@ -32,6 +34,7 @@ from tests.contract.kube.client import Server
 from tests.contract.kube.samples import Namespace
 
 DEADLINE_S = 20.0
+CRD_FOLDER = Path(__file__).parents[3] / "live" / "deploy" / "crds"
 
 
 @pytest.fixture
@@ -178,14 +181,19 @@ def widgets(group: str) -> tuple[Resource, Json]:
     return resource, {"metadata": {"name": f"widgets.{group}"}, "spec": spec}
 
 
-def created(client: KubeClient, resource: Resource, obj: Json) -> bool:
-    try:
-        client.create(resource, obj)
-    except ApiError as error:
-        if error.code not in (404, 503):
-            raise
-        return False
-    return True
+def create_when_served(client: KubeClient, resource: Resource, obj: Json) -> None:
+    """A definition is served a moment after it is stored, and nobody tells when."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline_s:
+        try:
+            client.create(resource, obj)
+        except ApiError as error:
+            if error.code not in (404, 503):
+                raise
+            time.sleep(0.01)
+        else:
+            return
+    raise AssertionError(f"{resource.plural} are not served")
 
 
 def test_a_definition_that_is_installed_later_is_found(
@@ -201,9 +209,7 @@ def test_a_definition_that_is_installed_later_is_found(
         client.list(resource)
     assert unknown.value.code == 404
     client.apply(CRDS, definition, field_manager="installer")
-    widget = {"metadata": {"namespace": namespace, "name": "w"}}
-    while not created(client, resource, widget):  # the definition is served a moment after it is stored
-        time.sleep(0.01)
+    create_when_served(client, resource, {"metadata": {"namespace": namespace, "name": "w"}})
     assert told.take(1) == {"w"}
     client.delete(CRDS, "", definition["metadata"]["name"])
 
@@ -350,3 +356,28 @@ def test_a_node_is_registered_and_told_of(client: KubeClient, namespace: str) ->
         assert stored["status"]["addresses"] == addresses
         assert stored["spec"]["podCIDRs"] == spec["podCIDRs"]
     client.delete(NODES, "", namespace)
+
+
+def test_each_pod_has_its_own_session_in_the_status_of_a_router(client: KubeClient, namespace: str) -> None:
+    """With our CRD: each gateway pod applies its element under a name of its own, and who applies nothing takes its own away."""
+    group = f"{namespace}.tidegate.test"
+    text = (CRD_FOLDER / "gatewayrouters.yaml").read_text().replace("l34.gateway.api.poc", group)
+    definition = yaml.safe_load(text)
+    routers = Resource(group=group, version="v1alpha1", plural="gatewayrouters", kind="GatewayRouter")
+    client.apply(CRDS, definition, field_manager="installer")
+    metadata = {"namespace": namespace, "name": "r"}
+    spec = {"address": "192.0.2.1", "interface": "net1"}
+    create_when_served(client, routers, {"metadata": metadata, "spec": spec})
+
+    def report(pod: str, *sessions: str) -> list[tuple[str, str]]:
+        status = {"status": {"sessions": [{"pod": pod, "session": session} for session in sessions]}}
+        body = {"metadata": metadata, **(status if sessions else {})}
+        stored = client.apply(routers, body, field_manager=f"session-{pod}", subresource="status")
+        return sorted((one["pod"], one["session"]) for one in (stored.get("status") or {}).get("sessions") or [])
+
+    assert report("a", "Established") == [("a", "Established")]
+    assert report("b", "Active") == [("a", "Established"), ("b", "Active")]
+    assert report("b", "Established") == [("a", "Established"), ("b", "Established")]
+    assert report("a") == [("b", "Established")]
+    assert report("b") == []
+    client.delete(CRDS, "", definition["metadata"]["name"])
