@@ -103,7 +103,7 @@ static __always_inline struct decision decide(struct __sk_buff *skb, const void 
 	u32 zero = 0, n;
 	void *pool;
 
-	w.reference = cell(image, group)[p->protocol & 3];
+	w.reference = cell(image, group)[GROUP_AT + (p->protocol & 3)];
 	w.key[KEY_DESTINATION_PORT] = bpf_ntohs(p->destination_port);
 	w.key[KEY_SOURCE_PORT] = bpf_ntohs(p->source_port);
 	flow = classify(&w);

@@ -20,7 +20,7 @@ from core.model import Address
 from core.ports import FlowCounter
 from live import sysctl
 from live.dataplane import bpf, libbpf, tc_slow
-from live.dataplane.egress import Egress, Link, egress, links
+from live.dataplane.egress import Link, egress, links
 from live.dataplane.fence import Fence
 from live.dataplane.tc_image import compile_flows
 from live.dataplane.tc_program import (
@@ -126,8 +126,9 @@ class TcDataplane:
             sysctl.ensure(parameter, "1")
         way_out = egress(there)
         targets = {target for pool in forwarding.pools for target in pool.targets}
-        self._tell_unreachable(targets, way_out)
-        mtus = [link.mtu_bytes for target in targets if (link := way_out.link_of(target.address))]
+        places = {target: way_out.link_of(target.address) for target in targets}
+        self._tell_unreachable(frozenset(target for target, link in places.items() if link is None))
+        mtus = [link.mtu_bytes for link in places.values() if link is not None]
         if not self._pins.exists():
             _sweep(self._pins.parent)
             self._pins.mkdir()
@@ -135,7 +136,8 @@ class TcDataplane:
         vips = {vip for flow in forwarding.flows for vip in flow.destinations}
         self._fence.extend(vips, interfaces, entrance.index)
         before = self._tables
-        self._fill(forwarding, _records(way_out), entrance.index)
+        records = {target: _record(target, link) for target, link in places.items()}
+        self._fill(forwarding, records.__getitem__, entrance.index)
         try:
             self._attach(exit_, [there[name] for name in dict.fromkeys(interfaces)])
         finally:
@@ -143,8 +145,7 @@ class TcDataplane:
                 before.program.close()
         self._fence.narrow(vips, interfaces)
 
-    def _tell_unreachable(self, targets: set[Target], way_out: Egress) -> None:
-        unreachable = frozenset(target for target in targets if way_out.link_of(target.address) is None)
+    def _tell_unreachable(self, unreachable: frozenset[Target]) -> None:
         for target in sorted(unreachable - self._unreachable, key=lambda t: (t.service, t.slot, str(t.address))):
             log.warning(
                 "target on no network of ours: its packets are dropped",
@@ -297,15 +298,7 @@ def _is_attached(pin: Path) -> bool:
         return bpf.link_ifindex(fd) != 0
 
 
-def _records(way_out: Egress) -> Callable[[Target], Record]:
-    """Targets as struct target has them: where they are now."""
-    found: dict[Target, Record] = {}
-
-    def record_of(target: Target) -> Record:
-        if target not in found:
-            link = way_out.link_of(target.address)
-            index, mtu_bytes = (link.index, link.mtu_bytes) if link else (0, 0)
-            found[target] = TARGET.pack(index, mtu_bytes, target.address.packed, _FAMILY[target.address.version])
-        return found[target]
-
-    return record_of
+def _record(target: Target, link: Link | None) -> Record:
+    """The target as struct target has it: where it is now."""
+    index, mtu_bytes = (link.index, link.mtu_bytes) if link is not None else (0, 0)
+    return TARGET.pack(index, mtu_bytes, target.address.packed, _FAMILY[target.address.version])

@@ -7,6 +7,7 @@
 #include "tc_packet.h"
 
 #define CHILD 0x80000000u
+#define GROUP_AT 12 /* the references of a group (tc_image.GROUP_AT) */
 #define STRAIGHT 2 /* SWITCH cells before a decision becomes a loop: nearly all need no more */
 #define MAX_STEPS (1 << 16)
 

@@ -5,10 +5,10 @@ The image is an array of cells of 64 bytes (16 words of 32 bits, one cache line)
     header (cell 0)      seed, and for destinations and sources of both families where to look them up
     host bucket          IPv4: 8 x (address), 8 x (value); IPv6: 3 x (address of 4 words), 3 x (value)
     trie node            16 entries for the next four bits of an address: a value, or CHILD | cell
-    group                a reference for each of TCP, UDP, SCTP, echo: what a destination's packets go through
+    group                a reference for each of TCP, UDP, SCTP, echo, in the last words: what a destination's packets go through
     SWITCH               up to 7 intervals of a key (destination port, source port, source class, field of the L4 header)
     SOURCE, FIELD        puts a key in place for the SWITCH that follows
-    FLOW                 the decision: pool, size of its table, where its counters are
+    FLOW                 the decision: pool, size of its table, where its counters are; the group that leads nowhere else is in it, too
 
 So a packet costs one look-up of its destination (a hash for host prefixes, a trie of four bits a step for shorter ones) and then a few
 cells, whatever the number of flows. Flows are cut into disjoint intervals, dimension by dimension (Gupta & McKeown, "Algorithms for
@@ -49,6 +49,9 @@ PROTOCOLS: Final = (L4Protocol.TCP, L4Protocol.UDP, L4Protocol.SCTP, None)
 Image = NDArray[np.uint32]
 Interval = tuple[int, int]
 """First and last key, both included."""
+
+GROUP_AT: Final = 12
+"""The first word of a group's references."""
 
 _WHOLE: Final[tuple[Interval, ...]] = ((0, 0xFFFFFFFF),)
 
@@ -313,9 +316,22 @@ def _groups(
             for protocol in PROTOCOLS:
                 matching = {i: box for i in candidates if (box := boxes[i, protocol]) is not None}
                 references.append(_Decider(cells, matching, flow_cell).of(tuple(matching), 0))
-            group_of[candidates] = cells.add(references)
+            group_of[candidates] = _group(cells, references)
         groups[prefix] = group_of[candidates]
     return groups
+
+
+def _group(cells: Cells, references: list[int]) -> int:
+    """A cell with these references: that of the flow itself when there is only one, so that a packet needs one cache line less."""
+    words = [0] * GROUP_AT + references
+    flows = {reference for reference in references if reference}
+    if len(flows) == 1:
+        (flow,) = flows
+        cell = cells.words[flow]
+        if cell[0] == FLOW and cell[GROUP_AT:] in (references, [0] * len(references)):
+            cell[GROUP_AT:] = references
+            return flow
+    return cells.add(words)
 
 
 class _TooManyError(Exception):

@@ -46,7 +46,7 @@ def walk(decisions: Decisions, packet: Packet) -> int | None:
     if not group:
         return None
     keys = {tc_image.DESTINATION_PORT: packet.destination_port, tc_image.SOURCE_PORT: packet.source_port}
-    reference = int(image[group, PROTOCOLS.index(packet.protocol)])
+    reference = int(image[group, tc_image.GROUP_AT + PROTOCOLS.index(packet.protocol)])
     for _ in range(CELLS_PER_PACKET):
         cell = [int(word) for word in image[reference]]
         kind = cell[0] & 0xFF
