@@ -1,0 +1,87 @@
+"""What is refused and what is dropped: clients whose share has no target learn it at once; what no flow matches gets no answer."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from core.lb.forwarding import Forwarding
+from core.model import L4Protocol, PortRange
+from tests.contract.dataplane.conftest import Plane
+from tests.contract.dataplane.packets import fates, random_packet, sent
+from tests.contract.dataplane.sets import CLIENTS, VIP, flow, pool
+from tests.contract.dataplane.world import VIP_NETWORKS, World
+
+PACKETS = 1200
+SILENCE_S = 0.3
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+@pytest.mark.parametrize("protocol", [L4Protocol.TCP, L4Protocol.UDP, L4Protocol.SCTP])
+@pytest.mark.parametrize("version", [4, 6])
+def test_rejection_is_in_proportion_to_the_weights(
+    plane: Plane, gateway_world: World, version: int, protocol: L4Protocol
+) -> None:
+    """Of weights 3 and 1 the second backend has no target: a quarter is refused, the rest is not."""
+    shares = pool(gateway_world, "pool", version, (3, [0, 1, 2, 3]), (1, []))
+    plane.apply(Forwarding(flows=(flow("flow", [VIP[version]]),), pools=(shares,)))
+    draw = random.Random(version)
+    packets = [
+        sent(replace(random_packet(draw, CLIENTS[version], [VIP[version]], [80]), protocol=protocol, source_port=n), n)
+        for n in range(PACKETS)
+    ]
+    found = fates(gateway_world, packets)
+    assert "dropped" not in found
+    assert found.count("rejected") / PACKETS == pytest.approx(1 / 4, abs=0.05)
+
+
+@contextmanager
+def way_to_the_vip(world: World, version: int) -> Iterator[None]:
+    network = next(n for n in VIP_NETWORKS if (":" in n) == (version == 6))
+    route = f"{network} via {'169.254.1.1' if version == 4 else 'fd00:1::1'} dev c0"
+    family = "-6 " if version == 6 else ""
+    world.client.ip(f"{family}route add {route}")
+    try:
+        yield
+    finally:
+        world.client.ip(f"{family}route delete {route}")
+
+
+def attempt(version: int, kind: int, port: int) -> str:
+    """What a client learns when it connects, or sends a datagram: the error's name, or "silence"."""
+    with socket.socket(FAMILY[version], kind) as client:
+        client.settimeout(SILENCE_S)
+        try:
+            client.connect((str(VIP[version].network_address), port))
+            client.send(b"x")
+            client.recv(1)
+        except TimeoutError:
+            return "silence"
+        except OSError as error:
+            return type(error).__name__
+    return "answer"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_clients_are_refused_at_once_or_hear_nothing(plane: Plane, gateway_world: World, version: int) -> None:
+    """TCP and UDP sockets take the answers for what they are."""
+    web = PortRange(first=80, last=80)
+    plane.apply(
+        Forwarding(
+            flows=(flow("web", [VIP[version]], destination_ports=[web]),),
+            pools=(pool(gateway_world, "pool", version, (1, [])),),
+        )
+    )
+    with way_to_the_vip(gateway_world, version):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            assert gateway_world.client.run(partial(attempt, version, kind, 80)) == "ConnectionRefusedError"
+            assert gateway_world.client.run(partial(attempt, version, kind, 81)) == "silence"
+    assert not [
+        frame.hex() for frame in gateway_world.exchange([]).primary if VIP[version].network_address.packed in frame
+    ]
