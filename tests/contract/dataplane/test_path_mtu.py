@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -78,8 +78,8 @@ def far_client(world: World, version: int, narrow: bool) -> Iterator[Namespace]:
 
 
 @contextmanager
-def serving(world: World, version: int) -> Iterator[None]:
-    """Whoever connects to the VIP gets the payload."""
+def serving(world: World, version: int, action: Callable[[socket.socket], object]) -> Iterator[None]:
+    """Targets do this with each connection to the VIP."""
 
     def listen() -> socket.socket:
         return socket.create_server((str(VIP[version].network_address), PORT), family=FAMILY[version])
@@ -92,9 +92,9 @@ def serving(world: World, version: int) -> Iterator[None]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with connection:
+            with connection, suppress(TimeoutError):
                 connection.settimeout(DEADLINE_S)
-                connection.sendall(PAYLOAD)
+                action(connection)
 
     threads = [threading.Thread(target=serve, args=(listener,)) for listener in listeners]
     for thread in threads:
@@ -109,13 +109,34 @@ def serving(world: World, version: int) -> Iterator[None]:
             thread.join()
 
 
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other side ends."""
+    pieces = []
+    while piece := connection.recv(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def connect_to(version: int) -> socket.socket:
+    return socket.create_connection((str(VIP[version].network_address), PORT), timeout=DEADLINE_S)
+
+
 def download(version: int) -> bytes:
     """Everything that a target sends."""
-    with socket.create_connection((str(VIP[version].network_address), PORT), timeout=DEADLINE_S) as connection:
-        pieces = []
-        while piece := connection.recv(1 << 16):
-            pieces.append(piece)
-    return b"".join(pieces)
+    with connect_to(version) as connection:
+        return everything(connection)
+
+
+def upload(version: int) -> bytes:
+    """Sends everything to a target; what it answers."""
+    with connect_to(version) as connection:
+        connection.sendall(PAYLOAD)
+        connection.shutdown(socket.SHUT_WR)
+        return everything(connection)
+
+
+def answer_with_length(connection: socket.socket) -> None:
+    connection.sendall(b"%d" % len(everything(connection)))
 
 
 def is_too_big(frame: bytes) -> bool:
@@ -126,13 +147,17 @@ def is_too_big(frame: bytes) -> bool:
     return packet[6] == 58 and packet[40] == 2
 
 
+def sending(world: World, version: int) -> AbstractContextManager[None]:
+    return serving(world, version, lambda connection: connection.sendall(PAYLOAD))
+
+
 @pytest.mark.parametrize("where", ["behind the gateway", "further on"])
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_transfer_over_a_narrow_link_recovers(plane: Plane, gateway_world: World, version: int, where: str) -> None:
     """The error is the gateway's own, or comes from a router outside; either must reach the very target that sent too much."""
     world, at_gateway = gateway_world, where == "behind the gateway"
     plane.apply(simple(world, version, [0, 1, 2, 3]))
-    with holding(world, version), far_client(world, version, narrow=not at_gateway) as far, serving(world, version):
+    with holding(world, version), far_client(world, version, narrow=not at_gateway) as far, sending(world, version):
         if at_gateway:
             world.gateway.ip(f"link set ext0 mtu {NARROW_BYTES}")
         try:
@@ -145,4 +170,25 @@ def test_a_transfer_over_a_narrow_link_recovers(plane: Plane, gateway_world: Wor
     assert set(received) == {PAYLOAD}
     vip = VIP[version].network_address.packed
     assert any(is_too_big(frame) and vip in frame for frames in seen.targets for frame in frames)
+    assert not [frame.hex() for frame in seen.primary if vip in frame]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_transfer_to_a_target_on_a_narrow_network_recovers(plane: Plane, gateway_world: World, version: int) -> None:
+    """The gateway says to the client how large its packets to the target may be."""
+    world = gateway_world
+    interfaces = [f"t{i}" for i in range(len(world.targets))]
+    world.gateway.ip(*(f"link set {name} mtu {NARROW_BYTES}" for name in interfaces))
+    try:
+        plane.apply(simple(world, version, [0, 1, 2, 3]))
+        with holding(world, version), far_client(world, version, narrow=False) as far:
+            with serving(world, version, answer_with_length):
+                world.exchange([])
+                answers = [far.run(partial(upload, version)) for _ in range(CONNECTIONS)]
+            seen = world.exchange([])
+    finally:
+        world.gateway.ip(*(f"link set {name} mtu 1500" for name in interfaces))
+    assert answers == [b"%d" % len(PAYLOAD)] * CONNECTIONS
+    assert any(is_too_big(frame) for frame in seen.client)
+    vip = VIP[version].network_address.packed
     assert not [frame.hex() for frame in seen.primary if vip in frame]
