@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +51,31 @@ def tidegate(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str
 
 def run(out: Path, *arguments: str, **options: Any) -> dict[str, Any]:
     done = tidegate("run", *arguments, "--out", str(out), "-o", "json", **options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + evidence(out)
     result: dict[str, Any] = json.loads(done.stdout)
     assert list(result) == ["scenario", "world", "seed", "ok", "expectations", "metrics", "out"]
     assert result["ok"]
     return result
+
+
+def evidence(out: Path) -> str:
+    """What is needed to understand a failure that may not come again: wrong connections, what happened when, what the agents said."""
+    found = []
+    for path in sorted(out.glob("*/*/connections.csv")):
+        rows = list(csv.DictReader(path.open()))
+        found += [str(row) for row in rows if row["lost_s"] or row["error"] or row["predicted"] != row["answered_by"]][
+            :20
+        ]
+    for pattern in (
+        "events.jsonl",
+        "logs/*load-balancer.log",
+        "logs/*_endpoint.log",
+        "logs/*controller.log",
+        "logs/run.log",
+    ):
+        for path in sorted(out.glob(f"*/*/{pattern}")):
+            found += [path.name, *path.read_text().splitlines()[-60:]]
+    return "\n".join(found)
 
 
 @pytest.mark.slow
@@ -155,31 +176,67 @@ def test_a_terminal_sees_what_is_going_on(tmp_path: Path) -> None:
 class Left(NamedTuple):
     """What a run might leave behind on a machine."""
 
-    namespaces: frozenset[str]
-    """Of those that the run had made, the ones that some process is still in: as long as any process of the run lives."""
+    processes: frozenset[str]
+    """Those that are in a namespace which the run had made."""
     links: frozenset[str]
     mounts: frozenset[str]
     pins: frozenset[str]
     files: frozenset[str]
 
 
-def namespaces_of(process: Path) -> Iterator[str]:
-    for kind in ("net", "mnt", "pid", "user"):
-        with contextlib.suppress(OSError):
-            yield os.readlink(process / "ns" / kind)  # noqa: PTH115 (the text of a magic link, not a path)
+class Namespaces:
+    """Namespaces that a run has made. They are held open, lest the kernel gives their numbers to others' namespaces meanwhile."""
+
+    KINDS = ("net", "mnt", "pid", "user")
+
+    def __init__(self, family: Iterable[Path]) -> None:
+        self._held: dict[str, int] = {}
+        others = {name for _, name in self._of(Path("/proc/self"))}
+        for process in family:
+            for path, name in self._of(process):
+                if name not in others and name not in self._held:
+                    with contextlib.suppress(OSError):  # the process has gone
+                        self._held[name] = os.open(path, os.O_RDONLY)
+
+    def _of(self, process: Path) -> Iterator[tuple[Path, str]]:
+        for kind in self.KINDS:
+            with contextlib.suppress(OSError):
+                path = process / "ns" / kind
+                yield path, os.readlink(path)  # noqa: PTH115 (the text of a magic link, not a path)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def processes(self) -> frozenset[str]:
+        """The processes of this machine that are in one of them."""
+        everyone = (path for path in Path("/proc").iterdir() if path.name.isdecimal())
+        return frozenset(path.name for path in everyone if any(name in self._held for _, name in self._of(path)))
+
+    def close(self) -> None:
+        for descriptor in self._held.values():
+            os.close(descriptor)
 
 
-def what_there_is(made: frozenset[str] = frozenset()) -> Left:
-    """`made`: the namespaces that are looked for, wherever on the machine they are."""
-    processes = [path for path in Path("/proc").iterdir() if path.name.isdecimal()]
+def what_there_is(made: Namespaces | None = None) -> Left:
+    """`made`: the namespaces in which processes are looked for."""
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
     return Left(
-        namespaces=made & {name for process in processes for name in namespaces_of(process)},
+        processes=made.processes() if made else frozenset(),
         links=frozenset(line.split(": ")[1] for line in links.splitlines()),
         mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
         pins=frozenset(str(path) for path in Path("/sys/fs/bpf").rglob("*")),
         files=frozenset(str(path) for folder in ("/run", "/run/netns") for path in Path(folder).glob("*")),
     )
+
+
+def assert_nothing_is_left(before: Left, made: Namespaces) -> None:
+    """Of what a run had made; waits for the kernel, which takes namespaces apart behind the back of whoever ended them."""
+    assert len(made) > 0, "nothing had been begun: the test would show nothing"
+    until_s = time.monotonic() + 10
+    while (left := new_in(before, what_there_is(made))) and time.monotonic() < until_s:
+        time.sleep(0.02)
+    made.close()
+    assert left == {}
 
 
 def new_in(before: Left, after: Left) -> dict[str, frozenset[str]]:
@@ -215,18 +272,12 @@ def test_nothing_is_left_after_kill_9(tmp_path: Path, scenario: str, phase: str,
     assert process.stderr is not None
     with process.stderr:
         assert any(phase in line for line in process.stderr)
-        family = [Path(f"/proc/{process.pid}"), *descendants(process.pid)]
-        of_this_test = set(namespaces_of(Path("/proc/self")))
-        made = frozenset(name for one in family for name in namespaces_of(one)) - of_this_test
+        made = Namespaces([Path(f"/proc/{process.pid}"), *descendants(process.pid)])
         process.send_signal(signal.SIGKILL)
         process.wait()
         # stderr is at its end when the last process that holds it has gone
         process.stderr.read()
-    assert made, "nothing had been begun: the test would show nothing"
-    until_s = time.monotonic() + 10
-    while (left := new_in(before, what_there_is(made))) and time.monotonic() < until_s:
-        time.sleep(0.02)
-    assert left == {}
+    assert_nothing_is_left(before, made)
 
 
 @pytest.mark.slow
@@ -239,14 +290,13 @@ def test_ctrl_c_ends_a_run_in_one_line(tmp_path: Path) -> None:
     assert process.stderr is not None
     with process.stderr:
         assert any("gateways programmed" in line for line in process.stderr)
-        made = frozenset(name for one in descendants(process.pid) for name in namespaces_of(one))
-        made -= set(namespaces_of(Path("/proc/self")))
+        made = Namespaces(descendants(process.pid))
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everyone in the foreground
         said = process.stderr.read()
     assert process.wait() == 130
     assert "Traceback" not in said
     assert said.endswith("\ntidegate: interrupted\n")
-    assert new_in(before, what_there_is(made)) == {}
+    assert_nothing_is_left(before, made)
 
 
 @pytest.fixture
