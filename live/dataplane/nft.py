@@ -147,7 +147,7 @@ def probe() -> str | None:
     table = Table(f"{TABLE}-probe")
     try:
         with NftSocket() as kernel:
-            tables = {"probe": np.ones(11, np.uint32)}
+            tables = {"probe": np.arange(11, dtype=np.uint32)}  # with a bucket that rejects
             desired = _desired(Forwarding(flows=(flow,)), tables, ("lo",), State(), kernel.transaction_bytes)
             plan = transactions(table, State(), desired, kernel.transaction_bytes)
             kernel.commit([*itertools.chain(*plan.additions), *plan.switch], only_check=True)

@@ -24,7 +24,8 @@ from live.netlink import Message
 
 ENTRY: Final = "prerouting"
 REFUSE: Final = "refuse"
-_PREROUTING_HOOK, _FORWARD_HOOK = 0, 2
+_HOOKS: Final = {ENTRY: 0, REFUSE: 2}
+"""NF_INET_PRE_ROUTING, NF_INET_FORWARD."""
 _RAW_PRIORITY: Final = -300
 _MESSAGE_BYTES: Final = 16
 _CHANGED_BUCKET_BYTES: Final = 16 + 28
@@ -77,7 +78,7 @@ class Desired:
     def state(self) -> State:
         """The state when it has."""
         return State(
-            chains=frozenset(self.program.chains) | {ENTRY, REFUSE},
+            chains=frozenset(self.program.chains) | self.base.keys(),
             sets=frozenset(self.program.sets) | {UNMATCHED},
             maps=self.maps,
             counts=self.counts,
@@ -86,14 +87,16 @@ class Desired:
 
     @property
     def base(self) -> dict[str, tuple[bytes, ...]]:
-        mark = REJECT_MARK.to_bytes(4, sys.byteorder)
-        load_mark = nft.meta(Meta.MARK)
-        forwarded = load_mark + nft.compare(mark, operator=Compare.NOT_EQUAL) + nft.decide(Verdict.ACCEPT)
-        tcp = nft.meta(Meta.PROTOCOL) + nft.compare(bytes([6]))
-        return {
-            ENTRY: self.program.entry,
-            REFUSE: (forwarded, tcp + nft.reject(Reject.TCP_RESET), nft.reject(Reject.ICMP)),
-        }
+        """The rules of the base chains; that which refuses is there only while some packets are to be rejected, for every packet that
+        is forwarded passes it."""
+        chains = {ENTRY: self.program.entry}
+        if any(REJECT_MARK in marks for marks in self.counts.values()):
+            mark = REJECT_MARK.to_bytes(4, sys.byteorder)
+            load_mark = nft.meta(Meta.MARK)
+            forwarded = load_mark + nft.compare(mark, operator=Compare.NOT_EQUAL) + nft.decide(Verdict.ACCEPT)
+            tcp = nft.meta(Meta.PROTOCOL) + nft.compare(bytes([6]))
+            chains[REFUSE] = (forwarded, tcp + nft.reject(Reject.TCP_RESET), nft.reject(Reject.ICMP))
+        return chains
 
 
 def load(kernel: NftSocket, table: Table) -> State:
@@ -151,10 +154,10 @@ def transactions(table: Table, state: State, desired: Desired, capacity_bytes: i
 def _additions(table: Table, state: State, desired: Desired) -> Iterator[Message]:
     program = desired.program
     new_chains = [name for name in program.chains if name not in state.chains]
-    if ENTRY not in state.chains or REFUSE not in state.chains:
+    if ENTRY not in state.chains:
         yield table.create()
-        yield table.base_chain(ENTRY, _PREROUTING_HOOK, _RAW_PRIORITY)
-        yield table.base_chain(REFUSE, _FORWARD_HOOK, _RAW_PRIORITY)
+    for name in desired.base.keys() - state.chains:
+        yield table.base_chain(name, _HOOKS[name], _RAW_PRIORITY)
     if UNMATCHED not in state.sets:
         yield table.counting_set(UNMATCHED, FAMILY_KEY)
         yield from table.add_elements(UNMATCHED, [element(key) for key in _FAMILY_KEYS])
@@ -189,7 +192,7 @@ def _switch(table: Table, state: State, desired: Desired) -> Iterator[Message]:
         yield from table.add_pairs(name, added, new[added])
     base = desired.base
     for chain, rules in base.items():
-        if state.base is None or state.base[chain] != rules:
+        if state.base is None or state.base.get(chain) != rules:
             yield table.delete_rules(chain)
             for rule in rules:
                 yield table.rule(chain, rule)
