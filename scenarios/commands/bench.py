@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +28,10 @@ def main(arguments: list[str]) -> int:
     if BENCHES[chosen.name].needs:
         _enter(BENCHES[chosen.name].needs, arguments)
     run: Callable[[bool], Report] = importlib.import_module(BENCHES[chosen.name].module).run
+    # Another's load takes nothing of CPU times but cache, and all of it of wall times: whoever reads the numbers must know.
+    load = " ".join(f"{average:.1f}" for average in os.getloadavg())
     report = run(chosen.quick)
-    where = provenance()
+    where = {**provenance(), "load_average_before": load}
     if chosen.output == "json":
         write_json(
             {
