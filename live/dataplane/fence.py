@@ -17,7 +17,7 @@ from typing import Final
 
 from core.model import Prefix
 from live.dataplane.egress import MAIN_TABLE, dump, routes_of
-from live.dataplane.loop import change
+from live.dataplane.loop import change, versions
 from live.netlink import (
     CREATE,
     EXCL,
@@ -93,17 +93,21 @@ class Fence:
 
 
 def _rules_for(interfaces: Iterable[str]) -> set[_Rule]:
-    found = {(version, OWN_PRIORITY, "lo") for version in _FAMILY}
+    found = {(version, OWN_PRIORITY, "lo") for version in versions()}
     for name in interfaces:
-        found |= {(version, priority, name) for version in _FAMILY for priority in (KNOWN_PRIORITY, BLACKHOLE_PRIORITY)}
+        found |= {
+            (version, priority, name) for version in versions() for priority in (KNOWN_PRIORITY, BLACKHOLE_PRIORITY)
+        }
     return found
 
 
 def _rules() -> set[_Rule]:
     """Those of ours that the kernel has."""
     found = set()
-    for version, family in _FAMILY.items():
-        for body in dump(Message(_GETRULE, 0, _RULE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "listing rules")):
+    for version in versions():
+        for body in dump(
+            Message(_GETRULE, 0, _RULE_HEADER.pack(_FAMILY[version], 0, 0, 0, 0, 0, 0, 0, 0), "listing rules")
+        ):
             values = attributes(body[_RULE_HEADER.size :])
             priority = struct.unpack("=I", values.get(_FRA_PRIORITY, bytes(4)))[0]
             ours = values.get(_FRA_PROTOCOL, b"\0")[0] == OUR_PROTOCOL
@@ -113,7 +117,7 @@ def _rules() -> set[_Rule]:
 
 
 def _vips_in(loop: int) -> frozenset[Prefix]:
-    found = routes_of(4, OWN_TABLE) + routes_of(6, OWN_TABLE)
+    found = [route for version in versions() for route in routes_of(version, OWN_TABLE)]
     return frozenset(route.network for route in found if route.interface == loop)
 
 

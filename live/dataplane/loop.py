@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from live.dataplane.egress import Link, links
@@ -75,6 +76,11 @@ class Loop:
         return Message(_NEWLINK, CREATE | EXCL, body, f"making the device {self.name}")
 
 
+def versions() -> tuple[int, ...]:
+    """The IP versions that this kernel has: it refuses messages about others."""
+    return (4, 6) if Path("/proc/net/if_inet6").exists() else (4,)
+
+
 def change(*messages: Message, expected: Mapping[int, int]) -> None:
     """Makes changes by rtnetlink; `expected`: by the kind of a message, the error that is none.
 
@@ -97,7 +103,7 @@ def _furnish_message(name: str) -> Message:
     inet_conf, inet6_addr_gen_mode, none = 1, 8, 1
     parameters = ((_SEND_REDIRECTS, 0), (_RP_FILTER, 0), (_ACCEPT_LOCAL, 1))
     ipv4 = nested(socket.AF_INET, nested(inet_conf, *(u32(number, value) for number, value in parameters)))
-    ipv6 = nested(socket.AF_INET6, attribute(inet6_addr_gen_mode, bytes([none])))
+    ipv6 = nested(socket.AF_INET6, attribute(inet6_addr_gen_mode, bytes([none]))) if 6 in versions() else b""
     body = _header(_NOARP, _NOARP) + text(_IFLA_IFNAME, name) + nested(_IFLA_AF_SPEC, ipv4, ipv6)
     return Message(_NEWLINK, 0, body, f"furnishing the device {name}")
 

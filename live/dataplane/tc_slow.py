@@ -22,7 +22,7 @@ from typing import Final
 from core.errors import DataplaneError
 from live.dataplane import nft_expressions as nft
 from live.dataplane.egress import Link
-from live.dataplane.loop import Loop, change
+from live.dataplane.loop import Loop, change, versions
 from live.dataplane.nft_wire import NftSocket, Table
 from live.netlink import (
     CREATE,
@@ -51,7 +51,6 @@ OUR_PROTOCOL: Final = 0x74
 """As live/rtnetlink.py marks routes and rules of ours."""
 
 _NEWROUTE, _NEWRULE, _DELRULE = 24, 32, 33
-_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 DEFRAGMENT: Final = Table("tidegate_tc")
 _CHAIN: Final = "defragment"
 _FIRST_REGISTER: Final = 8  # NFT_REG32_00
@@ -67,8 +66,8 @@ def ensure(mtu_bytes: int) -> tuple[Link, Link]:
     _without_checksum_offload(LOOP.name)
     _defragment()
     change(
-        *(_route(family, entrance.index) for family in _FAMILIES),
-        *(_rule(family) for family in _FAMILIES),
+        *(_route(family, entrance.index) for family in _families()),
+        *(_rule(family) for family in _families()),
         expected={_NEWRULE: _EEXIST},
     )
     return entrance, exit_
@@ -79,7 +78,7 @@ def remove() -> None:
     with NftSocket() as kernel:
         kernel.commit([DEFRAGMENT.create(), DEFRAGMENT.delete()])
     # The routes go with the device.
-    change(*(_rule(family, remove=True) for family in _FAMILIES), expected={_DELRULE: _ENOENT})
+    change(*(_rule(family, remove=True) for family in _families()), expected={_DELRULE: _ENOENT})
     LOOP.remove()
 
 
@@ -102,6 +101,10 @@ def _defragment() -> None:
             log.warning(
                 "fragments that come before the first one of their packet will be lost", extra={"reason": str(error)}
             )
+
+
+def _families() -> tuple[int, ...]:
+    return tuple(socket.AF_INET if version == 4 else socket.AF_INET6 for version in versions())
 
 
 def _rule(family: int, *, remove: bool = False) -> Message:
