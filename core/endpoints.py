@@ -100,7 +100,7 @@ def slices_of(
             if version in s.addresses and s.pod.meta.uid in assigned
         )
         if endpoints:
-            slices.append(_slice(service, version, endpoints, assigned))
+            slices.append(_slice(service, version, endpoints, assigned, wanted))
     return tuple(slices)
 
 
@@ -122,7 +122,11 @@ def _endpoint(selected: Selected, version: int, slot: int, wanted: tuple[Prefix,
 
 
 def _slice(
-    service: Service, version: int, endpoints: tuple[Endpoint, ...], assigned: Mapping[str, int]
+    service: Service,
+    version: int,
+    endpoints: tuple[Endpoint, ...],
+    assigned: Mapping[str, int],
+    vips: tuple[Prefix, ...] | None,
 ) -> EndpointSlice:
     ref = ObjectRef(kind="EndpointSlice", namespace=service.meta.namespace, name=f"{service.meta.name}-ipv{version}")
     labels = {names.SERVICE_NAME: service.meta.name, names.SLICE_MANAGED_BY: names.SLICE_MANAGER}
@@ -136,4 +140,5 @@ def _slice(
         ),
         reserved=dict(assigned),
         managed_by=names.SLICE_MANAGER,
+        vips=vips,
     )

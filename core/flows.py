@@ -37,6 +37,14 @@ class Usable:
     """The ready ones, by slot."""
     pending: Mapping[Prefix, tuple[int, ...]] = field(default_factory=dict)
     """VIP -> the numbers, in `targets`, of those that do not hold it yet."""
+    vips: frozenset[Prefix] | None = None
+    """The VIPs that may be held at all: the slice is from before any other was added. None: nothing need be held."""
+
+    def missing(self, vip: Prefix) -> tuple[int, ...]:
+        """The numbers, in `targets`, of those that must not get packets to `vip`."""
+        if self.vips is not None and vip not in self.vips:
+            return tuple(range(len(self.targets)))
+        return self.pending.get(vip, ())
 
 
 UsableOf = Callable[[tuple[str, str], int], Usable]
@@ -54,6 +62,7 @@ def usable_of(slice_: EndpointSlice) -> Usable:
     return Usable(
         targets=tuple(Target(service=name, slot=e.slot, address=e.address, pod=e.pod) for e in ready),
         pending={vip: tuple(numbers) for vip, numbers in pending.items()},
+        vips=None if slice_.vips is None else frozenset(slice_.vips),
     )
 
 
@@ -181,7 +190,7 @@ def _groups(
     """The destinations by what lacks them: for each share the numbers of the targets that do not hold the VIP yet."""
     groups: dict[tuple[tuple[int, ...], ...], list[Prefix]] = {}
     for destination in destinations:
-        missing = tuple(share.pending.get(destination, ()) for share in shares)
+        missing = tuple(share.missing(destination) for share in shares)
         groups.setdefault(missing, []).append(destination)
     return groups
 

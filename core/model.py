@@ -349,6 +349,8 @@ class EndpointSlice:
     reserved: Mapping[str, int] = field(default_factory=dict)
     """Slots by Pod UID, as the annotation has them."""
     managed_by: str = ""
+    vips: tuple[Prefix, ...] | None = None
+    """The VIPs that the slice speaks of: whether an endpoint holds any other is not known. None: endpoints need not hold any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

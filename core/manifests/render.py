@@ -43,6 +43,8 @@ def endpoint_slice(slice_: EndpointSlice, service: Meta) -> Json:
     """The EndpointSlice, owned by its Service."""
     pending = {e.pod_uid: [str(vip) for vip in e.pending_vips] for e in slice_.endpoints if e.pending_vips}
     annotations = {names.SLOTS: compact(dict(slice_.reserved))}
+    if slice_.vips is not None:
+        annotations[names.VIPS] = compact([str(vip) for vip in slice_.vips])
     if pending:
         annotations[names.PENDING_VIPS] = compact(pending)
     owner = {"apiVersion": "v1", "kind": "Service", "name": service.name, "uid": service.uid, "controller": True}

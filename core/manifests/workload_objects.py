@@ -176,6 +176,7 @@ def endpoint_slice(reader: Reader) -> EndpointSlice:
         ),
         reserved=reserved,
         managed_by=meta.labels.get(names.SLICE_MANAGED_BY, ""),
+        vips=_prefixes(_json(meta.annotations[names.VIPS])) if names.VIPS in meta.annotations else None,
     )
 
 

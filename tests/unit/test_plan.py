@@ -95,6 +95,21 @@ def test_a_new_vip_waits_for_its_pods_and_the_old_one_does_not() -> None:
     assert [e.pending_vips for e in slice_.endpoints] == [(), (new,)]
 
 
+def test_a_load_balancer_that_sees_a_route_before_its_slice_does_not_believe_that_anybody_holds_the_new_vip() -> None:
+    """Fault 14 of the proof-of-concept, in the moment between the change of a route and the controller's turn."""
+    before = planned(*objects.base())
+    stored = json.loads(json.dumps(render.endpoint_slice(before.slices[0], parse(objects.base())[0].services[0].meta)))
+    updated = [
+        objects.l34_route(destinationCIDRs=["20.0.0.1/32", "40.0.0.1/32"]) if item["kind"] == "L34Route" else item
+        for item in objects.base()
+        if item["kind"] != "Pod"
+    ]
+    forwarding = forwarding_of(parse([*updated, stored])[0], "default", "gw")
+    assert forwarding is not None
+    assert list(forwarding.usable_destinations()) == [V4]
+    assert forwarding.flows[0].pool == before.gateways[0].forwarding.flows[0].pool
+
+
 def test_what_a_load_balancer_reads_back_is_what_was_planned() -> None:
     items = [*objects.base(), objects.pod(7, attached=()), objects.service("other"), objects.tcp_route()]
     first = planned(*items)
