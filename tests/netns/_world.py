@@ -358,7 +358,6 @@ class Storm:
     def __init__(self, world: World, pods: Sequence[Pod], *, changes: int, seconds: float) -> None:
         self._write = [world.readiness(pod) for pod in pods]
         self._changes, self._gap_s = changes, seconds / changes
-        self.took_s = 0.0
         self._thread = threading.Thread(target=self._run, name="storm")
 
     @property
@@ -381,7 +380,6 @@ class Storm:
             turn, pod = divmod(change, len(self._write))
             # The last turn makes all of them ready.
             self._write[pod](ready=(self._changes // len(self._write) - 1 - turn) % 2 == 0)
-        self.took_s = time.monotonic() - start_s
 
 
 class _NoEvents:

@@ -234,7 +234,6 @@ def test_a_storm_of_endpoint_changes(world: World) -> None:
             assert not answered.errors, answered.errors
             by = np.array(answered.names)[answered.answered_by]
             assert np.any([by == targets_of(objects, probes.tuples) for objects in variants], axis=0).all()
-    assert storm.took_s < 15.0, "the API server is too slow for a storm"
     turns = [balancer_turns(world, pod) - n for pod, n in zip(world.gateway_pods(), turns_before, strict=True)]
     assert all(0 < n < 500 for n in turns), turns
     assert_converged(world)

