@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         _enter(BENCHES[chosen.name].needs, arguments)
     run: Callable[[bool], Report] = importlib.import_module(BENCHES[chosen.name].module).run
     # Another's load takes nothing of CPU times but cache, and all of it of wall times: whoever reads the numbers must know.
-    load = " ".join(f"{average:.1f}" for average in os.getloadavg())
+    load = " ".join(f"{average:.1f}" for average in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
     report = run(chosen.quick)
     where = {**provenance(), "load_average_before": load}
     if chosen.output == "json":
