@@ -174,7 +174,7 @@ def test_an_empty_batch_ends_at_once(street: Street) -> None:
 
 def test_a_client_that_was_killed_is_an_error(street: Street) -> None:
     os.kill(street.client._process.pid, signal.SIGKILL)
-    with pytest.raises(TrafficError, match="ended|takes no more commands"):
+    with pytest.raises(TrafficError, match=r"ended|takes no more commands"):
         street.client.results(street.client.open(flows(1)), deadline_s=10)
     street.client.stop()
     street.client = TrafficClient(street.network, "client", log=street.folder / "client.log")
