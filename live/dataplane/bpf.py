@@ -28,7 +28,7 @@ BPF_FS_MAGIC: Final = 0xCAFE4A11
 
 _MAP_CREATE, _LOOKUP, _UPDATE = 0, 1, 2
 _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _TEST_RUN, _INFO = 5, 6, 7, 10, 15
-_LOOKUP_BATCH, _UPDATE_BATCH, _LINK_CREATE, _LINK_UPDATE = 24, 26, 28, 29
+_LOOKUP_BATCH, _UPDATE_BATCH, _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 24, 26, 28, 29, 34
 
 TCX_INGRESS: Final = 46
 
@@ -201,6 +201,20 @@ def pinned(path: Path) -> int | None:
         if error.errno == 2:
             return None
         raise
+
+
+def unpin_link(path: Path) -> None:
+    """Takes what is pinned at `path` off its interface, then the pin away; when this returns no packet runs through it any more.
+
+    Without the first, the kernel lets go of a link whose last pin has gone when it has time to (linux/kernel/bpf/inode.c, an inode is
+    freed after a grace period; kernel/bpf/tcx.c, tcx_link_detach waits for one).
+    """
+    link = pinned(path)
+    if link is None:
+        return
+    with closing(link):
+        _bpf(_LINK_DETACH, struct.pack("=I", link), f"detaching the link that is pinned at {path}")
+    path.unlink()
 
 
 def is_bpffs(path: Path) -> bool:

@@ -212,7 +212,7 @@ class TcDataplane:
         wanted = {f"{_INGRESS}{link.index}" for link in interfaces}
         for path in self._pins.glob(f"{_INGRESS}*"):
             if path.name not in wanted:
-                path.unlink()
+                bpf.unpin_link(path)
 
     def _renew(self, name: str, program: int, ifindex: int) -> bool:
         """Gives the pinned link this program; False: there is no link to that interface, nor a pin any more."""
@@ -223,13 +223,13 @@ class TcDataplane:
             if bpf.link_ifindex(fd) == ifindex:
                 bpf.update_link(fd, program)
                 return True
-        (self._pins / name).unlink()
+        bpf.unpin_link(self._pins / name)
         return False
 
     def _pin_anew(self, name: str, fd: int) -> None:
         """Pins a link in the place of what was pinned there, and closes its descriptor."""
         with bpf.closing(fd):
-            (self._pins / name).unlink(missing_ok=True)
+            bpf.unpin_link(self._pins / name)
             bpf.pin(fd, self._pins / name)
 
     # --- the rest of the port ------------------------------------------------------------------------------------------------
@@ -263,6 +263,8 @@ class TcDataplane:
     def remove(self) -> None:
         """Takes links, pins, maps and the slow device out of the kernel, whoever put them there."""
         if self._pins.exists():
+            for path in (*self._pins.glob(f"{_INGRESS}*"), *(self._pins / name for name in _SLOW)):
+                bpf.unpin_link(path)
             for path in self._pins.iterdir():
                 path.unlink()
             self._pins.rmdir()
