@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from core import names, slots
 from core.model import Address, Endpoint, EndpointSlice, Meta, NetworkSelection, ObjectRef, Pod, Prefix, Service
@@ -102,6 +102,31 @@ def slices_of(
         if endpoints:
             slices.append(_slice(service, version, endpoints, assigned, wanted))
     return tuple(slices)
+
+
+def told_once(slices: Iterable[EndpointSlice]) -> tuple[EndpointSlice, ...]:
+    """The slices of one Service in one family, each endpoint and each slot in one of them only, in the order of their names. The same
+    objects when that is so anyway.
+
+    While endpoints move from one slice to another, both tell of them until the second is written. The slice whose name comes last is
+    believed: slots only ever move to a slice that comes earlier, and the slice of an older version, which holds all, comes first.
+    """
+    ordered = sorted(slices, key=lambda slice_: slice_.meta.name)
+    reserved = sum(len(slice_.reserved) for slice_ in ordered)
+    uids: set[str] = set()
+    taken: set[int] = set()
+    for slice_ in ordered:
+        uids.update(slice_.reserved)
+        taken.update(slice_.reserved.values())
+    if len(uids) == len(taken) == reserved:
+        return tuple(ordered)
+    uids, taken, found = set(), set(), []
+    for slice_ in reversed(ordered):
+        left = tuple(e for e in slice_.endpoints if e.pod_uid not in uids and e.slot not in taken)
+        uids.update(slice_.reserved)
+        taken.update(slice_.reserved.values())
+        found.append(slice_ if len(left) == len(slice_.endpoints) else replace(slice_, endpoints=left))
+    return tuple(reversed(found))
 
 
 def _endpoint(selected: Selected, version: int, slot: int, wanted: tuple[Prefix, ...] | None) -> Endpoint:

@@ -37,14 +37,15 @@ class Usable:
     """The ready ones, by slot."""
     pending: Mapping[Prefix, tuple[int, ...]] = field(default_factory=dict)
     """VIP -> the numbers, in `targets`, of those that do not hold it yet."""
-    vips: frozenset[Prefix] | None = None
-    """The VIPs that may be held at all: the slice is from before any other was added. None: nothing need be held."""
+    spoken: tuple[tuple[frozenset[Prefix] | None, tuple[int, ...]], ...] = ()
+    """The VIPs that may be held at all, as the slices speak of them, and the numbers, in `targets`, of those that this is said of: a
+    slice is from before any other was added. None: nothing need be held."""
 
     def missing(self, vip: Prefix) -> tuple[int, ...]:
         """The numbers, in `targets`, of those that must not get packets to `vip`."""
-        if self.vips is not None and vip not in self.vips:
-            return tuple(range(len(self.targets)))
-        return self.pending.get(vip, ())
+        pending = self.pending.get(vip, ())
+        silent = [i for vips, numbers in self.spoken if vips is not None and vip not in vips for i in numbers]
+        return tuple(sorted({*pending, *silent})) if silent else pending
 
 
 UsableOf = Callable[[tuple[str, str], int], Usable]
@@ -59,10 +60,38 @@ def usable_of(slice_: EndpointSlice) -> Usable:
     for i, endpoint in enumerate(ready):
         for vip in endpoint.pending_vips:
             pending.setdefault(vip, []).append(i)
+    vips = None if slice_.vips is None else frozenset(slice_.vips)
     return Usable(
         targets=tuple(Target(service=name, slot=e.slot, address=e.address, pod=e.pod) for e in ready),
         pending={vip: tuple(numbers) for vip, numbers in pending.items()},
-        vips=None if slice_.vips is None else frozenset(slice_.vips),
+        spoken=((vips, tuple(range(len(ready)))),) if ready else (),
+    )
+
+
+def joined(parts: Sequence[Usable]) -> Usable:
+    """What of several slices of one Service, in one family, packets may go to; no endpoint is in two of them (`told_once`).
+
+    It does not depend on how the endpoints are spread over the slices. O(targets).
+    """
+    parts = [part for part in parts if part.targets]
+    if len(parts) <= 1:
+        return parts[0] if parts else Usable()
+    targets = [target for part in parts for target in part.targets]
+    order = sorted(range(len(targets)), key=lambda i: targets[i].slot)
+    place = dict(zip(order, range(len(targets)), strict=True))
+    pending: dict[Prefix, list[int]] = {}
+    spoken: dict[frozenset[Prefix] | None, list[int]] = {}
+    first = 0
+    for part in parts:
+        for vip, numbers in part.pending.items():
+            pending.setdefault(vip, []).extend(place[first + i] for i in numbers)
+        for vips, numbers in part.spoken:
+            spoken.setdefault(vips, []).extend(place[first + i] for i in numbers)
+        first += len(part.targets)
+    return Usable(
+        targets=tuple(targets[i] for i in order),
+        pending={vip: tuple(sorted(numbers)) for vip, numbers in pending.items()},
+        spoken=tuple(sorted(((vips, tuple(sorted(numbers))) for vips, numbers in spoken.items()), key=lambda s: s[1])),
     )
 
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 from core import names, status, statuses
 from core.attachments import attachment, next_hops
 from core.binding import OUR_CLASSES
-from core.endpoints import Selected, select, slices_of
-from core.flows import Usable, forwarding, usable_of
+from core.endpoints import Selected, select, slices_of, told_once
+from core.flows import Usable, forwarding, joined, usable_of
 from core.inventory import Inventory
 from core.lb.forwarding import Forwarding
 from core.model import (
@@ -99,11 +99,11 @@ def forwarding_of(objects: Objects, namespace: str, name: str) -> Forwarding | N
     ref = gateway_ref(namespace, name)
     if ref not in relations.gateways:
         return None
-    usable = {
-        (slice_.meta.namespace, slice_.service, slice_.version): usable_of(slice_)
-        for slice_ in objects.slices
-        if slice_.managed_by == names.SLICE_MANAGER
-    }
+    slices: dict[tuple[str, str, int], list[EndpointSlice]] = {}
+    for slice_ in objects.slices:
+        if slice_.managed_by == names.SLICE_MANAGER:
+            slices.setdefault((slice_.meta.namespace, slice_.service, slice_.version), []).append(slice_)
+    usable = {key: joined([usable_of(slice_) for slice_ in told_once(found)]) for key, found in slices.items()}
     return forwarding(
         relations.bound[ref], relations.resolve, lambda service, version: usable.get((*service, version), Usable())
     )
@@ -202,6 +202,7 @@ class Planner:
                 services=self._of(Service),
                 namespaces=self._of(Namespace),
                 grants=self._of(ReferenceGrant),
+                rejected=self._of(Rejected),
             )
             self._relations = relations
             self._gateways = {}
@@ -253,7 +254,10 @@ class Planner:
             # The same objects again, so that nobody compares what follows from them.
             slices, usable = known.slices, known.usable
         else:
-            usable = {slice_.version: usable_of(slice_) for slice_ in slices}
+            usable = {
+                version: joined([usable_of(slice_) for slice_ in slices if slice_.version == version])
+                for version in (4, 6)
+            }
         refs = frozenset(one.pod.meta.ref for one in selected)
         return _ServicePlan(
             served=served, pods=pods, stored=stored, selected=selected, slices=slices, usable=usable, refs=refs
