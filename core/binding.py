@@ -66,11 +66,20 @@ def bind(
         reason, message = "Accepted", "attached to " + ", ".join(listener.name for listener in allowed)
     elif not listeners:
         where = f"sectionName {parent.section_name!r}" if parent.section_name else f"port {parent.port}"
-        reason, message = "NoMatchingParent", f"no listener of {gateway.meta.ref} has {where}"
+        reason, message = (
+            "NoMatchingParent",
+            f"no listener of {gateway.meta.ref} has {where}: there are {_names(gateway)}",
+        )
     else:
         reason = "NotAllowedByListeners"
-        message = f"no listener of {gateway.meta.ref} allows a {kind[1]} from namespace {route.meta.namespace!r}"
+        what = f"a {kind[1]} from namespace {route.meta.namespace!r}"
+        message = f"no listener of {gateway.meta.ref} allows {what}: see their protocol and allowedRoutes"
     return Binding(route=route, parent=parent, gateway=gateway, listeners=allowed, reason=reason, message=message)
+
+
+def _names(gateway: Gateway) -> str:
+    shown = [f"{listener.name} (port {listener.port})" for listener in gateway.listeners[:8]]
+    return ", ".join(shown) + (", and more" if len(gateway.listeners) > 8 else "") if shown else "none"
 
 
 def _namespace_allowed(
@@ -91,13 +100,16 @@ def resolve_backend(
         kind = f"{backend.group}/{backend.kind}" if backend.group else backend.kind
         return None, "InvalidKind", f"backend {backend.name!r} is a {kind}: only Service is supported"
     if backend.namespace != route.meta.namespace and not any(_grants(g, route, backend) for g in grants):
-        message = (
-            f"no ReferenceGrant in namespace {backend.namespace!r} lets {route.meta.ref} refer to {backend.name!r}"
-        )
+        what = f"no ReferenceGrant in namespace {backend.namespace!r} lets {route.meta.ref}"
+        message = f"{what} refer to {backend.name!r}: create one there"
         return None, "RefNotPermitted", message
     service = services.get((backend.namespace, backend.name))
     if service is None:
-        return None, "BackendNotFound", f"Service {backend.namespace}/{backend.name} does not exist"
+        return (
+            None,
+            "BackendNotFound",
+            f"Service {backend.namespace}/{backend.name} does not exist: create it, or correct backendRefs",
+        )
     return service, "ResolvedRefs", ""
 
 

@@ -31,6 +31,8 @@ class Rejected:
     problems: tuple[FieldProblem, ...]
     parents: tuple[ParentRef, ...] = ()
     """Of a route, as far as they could be read."""
+    class_name: str = ""
+    """Of a Gateway, likewise."""
 
     @property
     def message(self) -> str:

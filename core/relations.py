@@ -28,6 +28,7 @@ from core.model import (
     Service,
     sorted_prefixes,
 )
+from core.objects import Rejected
 
 ServiceName = tuple[str, str]
 """(namespace, name)."""
@@ -65,10 +66,14 @@ class Relations:
         services: Iterable[Service],
         namespaces: Iterable[Namespace],
         grants: Iterable[ReferenceGrant],
+        rejected: Iterable[Rejected] = (),
     ) -> None:
         self._controllers = {c.meta.name: c.controller for c in classes}
         self._labels = {n.meta.name: n.meta.labels for n in namespaces}
         self._grants = tuple(grants)
+        self._rejected = {item.meta.ref: item.message for item in rejected}
+        gateways = tuple(gateways)
+        self._class_names = {g.meta.ref: g.class_name for g in gateways}
         self._services = {(s.meta.namespace, s.meta.name): s for s in sorted(services, key=lambda s: s.meta.ref)}
         ours = (g for g in gateways if self.class_of(g) is not None)
         self.gateways = {g.meta.ref: g for g in sorted(ours, key=lambda g: g.meta.ref)}
@@ -89,8 +94,24 @@ class Relations:
 
     def class_of(self, gateway: Gateway) -> str | None:
         """The class of ours, by its name or by the controller of a GatewayClass object; None when it is somebody else's."""
-        name = self._controllers.get(gateway.class_name, gateway.class_name)
+        return self.our_class(gateway.class_name)
+
+    def our_class(self, class_name: str) -> str | None:
+        """The class of ours that `class_name` means; None when it is somebody else's."""
+        name = self._controllers.get(class_name, class_name)
         return name if name in OUR_CLASSES else None
+
+    def why_unknown(self, gateway: ObjectRef) -> str | None:
+        """Why nobody serves that Gateway, and what to do; None when we do, or some other controller may."""
+        if gateway in self._rejected:
+            return f"{gateway} cannot be used: {self._rejected[gateway]}"
+        class_name = self._class_names.get(gateway)
+        if class_name is None:
+            return f"{gateway} does not exist: create it, or correct parentRefs"
+        if self.our_class(class_name) is None and class_name not in self._controllers:
+            ours = ", ".join(OUR_CLASSES)
+            return f"{gateway} is of class {class_name!r}, which does not exist: of ours are {ours}"
+        return None
 
     def controller_of(self, gateway: Gateway) -> str:
         """The controllerName for statuses: a domain-prefixed path."""
@@ -103,7 +124,11 @@ class Relations:
 
     def why_unresolved(self, route: Route, backend: BackendRef) -> tuple[Service | None, str, str]:
         """(service, reason, message) as `core.binding.resolve_backend` has it."""
-        return resolve_backend(route, backend, self._services, self._grants)
+        found, reason, message = resolve_backend(route, backend, self._services, self._grants)
+        ref = ObjectRef(kind="Service", namespace=backend.namespace, name=backend.name)
+        if reason == "BackendNotFound" and ref in self._rejected:
+            message = f"{ref} cannot be used: {self._rejected[ref]}"
+        return found, reason, message
 
     def _bind(self, routes: Iterable[Route]) -> Iterator[Binding]:
         for route in routes:

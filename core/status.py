@@ -56,6 +56,8 @@ class RouteStatus:
     generation: int
     parents: tuple[ParentStatus, ...]
     """Those of Gateways of ours; other controllers have their own."""
+    nowhere: tuple[str, ...] = ()
+    """Why parents that nobody serves are none. A status may not speak of them (RouteStatus.parents of Gateway API), an Event does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

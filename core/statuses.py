@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from core import names, status
 from core.binding import Binding, protocol_supported, supported_kinds
 from core.flows import bound_matches
-from core.model import Gateway, GatewayClass, GatewayRouter, Listener, Pod, Prefix, Route
+from core.model import Gateway, GatewayClass, GatewayRouter, Listener, ParentRef, Pod, Prefix, Route
 from core.objects import Rejected
 from core.relations import Relations, gateway_ref
 
@@ -29,7 +29,9 @@ def gateway_status(
     programmed = status.programmed(addresses, len(live), sum(pod.ready for pod in live))
     if taken:
         vip, owner = next(iter(taken.items()))
-        message = f"{len(taken)} VIPs, {vip} first, are announced to the same router by {owner}, which is older"
+        count = f"{len(taken)} VIPs, {vip} first, are" if len(taken) > 1 else f"VIP {vip} is"
+        what = "give one of them other addresses or another router"
+        message = f"{count} announced to the same router by {owner}, which is older: {what}"
         programmed = status.Condition(type="Programmed", status=False, reason="AddressNotUsable", message=message)
     return status.GatewayStatus(
         ref=gateway.meta.ref,
@@ -52,10 +54,11 @@ def _gateway_accepted(gateway: Gateway) -> status.Condition:
 
 
 def _listener_status(relations: Relations, gateway: Gateway, listener: Listener) -> status.ListenerStatus:
+    # "Routes with any other value for the Accepted condition MUST NOT be included" (ListenerStatus.attachedRoutes).
     routes = {
         b.route.meta.ref
         for b in relations.bindings[gateway.meta.ref]
-        if any(known is listener for known in b.listeners)
+        if any(known is listener for known in b.listeners) and bound_matches(b)
     }
     good = protocol_supported(listener)
     wrong = [f"{group}/{kind}" for group, kind in listener.kinds if (group, kind) not in supported_kinds(listener)]
@@ -90,7 +93,14 @@ def route_status(relations: Relations, route: Route) -> status.RouteStatus:
             for parent in dict.fromkeys(route.parents)
             if parent in by_parent
         ),
+        nowhere=_nowhere(relations, route.parents),
     )
+
+
+def _nowhere(relations: Relations, parents: Iterable[ParentRef]) -> tuple[str, ...]:
+    gateways = (p for p in parents if (p.group, p.kind) == (names.GATEWAY_GROUP, "Gateway"))
+    why = (relations.why_unknown(gateway_ref(parent.namespace, parent.name)) for parent in gateways)
+    return tuple(dict.fromkeys(text for text in why if text is not None))
 
 
 def _route_accepted(relations: Relations, binding: Binding) -> status.Condition:
@@ -98,17 +108,24 @@ def _route_accepted(relations: Relations, binding: Binding) -> status.Condition:
         what = "spec.addresses of the Gateway" if binding.route.match is None else "the listener's protocol and port"
         return status.accepted(False, "UnsupportedValue", f"nothing is left to match: see {what}")
     older = relations.overtaken.get(binding.route.meta.ref)
-    overtaken = f"; {older}, of the same priority and older, gets the packets that match both" if older else ""
+    overtaken = ""
+    if older:
+        overtaken = (
+            f"; {older}, of the same priority and older, gets the packets that match both: change one's priority"
+        )
     return status.accepted(binding.accepted, binding.reason, binding.message + overtaken)
 
 
 def router_status(relations: Relations, router: GatewayRouter) -> status.RouterStatus:
     """The status of a GatewayRouter; sessions are reported by the gateway pods."""
     if not router.gateway:
-        condition = status.accepted(False, "NoMatchingParent", f"the label {names.PROXY_NAME} names no Gateway")
+        message = f"the label {names.PROXY_NAME} names no Gateway: add it"
+        condition = status.accepted(False, "NoMatchingParent", message)
     elif gateway_ref(router.meta.namespace, router.gateway) not in relations.gateways:
         where = f"{router.meta.namespace}/{router.gateway}"
-        condition = status.accepted(False, "NoMatchingParent", f"no Gateway {where} of a class of ours")
+        condition = status.accepted(
+            False, "NoMatchingParent", f"no Gateway {where} of a class of ours: correct its label"
+        )
     else:
         condition = status.accepted()
     return status.RouterStatus(ref=router.meta.ref, generation=router.meta.generation, conditions=(condition,))
@@ -118,6 +135,8 @@ def rejected_status(relations: Relations, rejected: Rejected) -> status.Status |
     """The status of an object that could not be understood; None when nobody is told by a status."""
     ref, generation = rejected.meta.ref, rejected.meta.generation
     condition = status.accepted(False, "UnsupportedValue", rejected.message)
+    if ref.kind == "Gateway" and relations.our_class(rejected.class_name) is not None:
+        return _rejected_gateway(rejected)
     if ref.kind == "GatewayRouter":
         return status.RouterStatus(ref=ref, generation=generation, conditions=(condition,))
     if ref.kind not in ROUTE_KINDS:
@@ -127,4 +146,19 @@ def rejected_status(relations: Relations, rejected: Rejected) -> status.Status |
         for parent in dict.fromkeys(rejected.parents)
         if (gateway := relations.gateways.get(gateway_ref(parent.namespace, parent.name))) is not None
     )
-    return status.RouteStatus(ref=ref, generation=generation, parents=parents)
+    return status.RouteStatus(
+        ref=ref, generation=generation, parents=parents, nowhere=_nowhere(relations, rejected.parents)
+    )
+
+
+def _rejected_gateway(rejected: Rejected) -> status.GatewayStatus:
+    programmed = status.Condition(
+        type="Programmed", status=False, reason="Invalid", message="the Gateway is not accepted"
+    )
+    return status.GatewayStatus(
+        ref=rejected.meta.ref,
+        generation=rejected.meta.generation,
+        conditions=(status.accepted(False, "Invalid", rejected.message), programmed),
+        addresses=(),
+        listeners=(),
+    )

@@ -194,6 +194,8 @@ class Controller:
                 yield _Attempt((status.ref.kind, *name), (status, current), apply)
 
     def _write_status(self, status: Status, current: Json, now: str) -> bool:
+        if not render.concerns(status, current):
+            return False
         body = render.status_object(status, current, now)
         written = self._applier.apply(_RESOURCES[status.ref.kind], body, current, "status")
         if written:

@@ -39,7 +39,12 @@ def parse_object(obj: Json) -> KubeObject | Rejected | None:
     reader = Reader(meta.ref, obj, problems=problems)
     result = read(reader)
     if reader.problems and not isinstance(result, Rejected):
-        return Rejected(meta=meta, problems=tuple(reader.problems), parents=getattr(result, "parents", ()))
+        return Rejected(
+            meta=meta,
+            problems=tuple(reader.problems),
+            parents=getattr(result, "parents", ()),
+            class_name=getattr(result, "class_name", ""),
+        )
     return result
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from core.kube import Json
-from core.manifests.render import API_VERSIONS
+from core.manifests.render import API_VERSIONS, parent_ref
 from core.status import ClassStatus, Condition, GatewayStatus, RouterStatus, RouteStatus, Status
 
 COMPONENT = "tidegate-controller"
@@ -40,8 +40,9 @@ def news(status: Status, current: Json) -> tuple[Event, ...]:
             found = []
             for parent in status.parents:
                 where = f"{parent.parent.namespace}/{parent.parent.name}"
-                old = parents.get((parent.parent.namespace, parent.parent.name, parent.parent.section_name), {})
+                old = parents.get(_parent_key(parent_ref(parent.parent)), {})
                 found += _changes(f"parent {where}: ", parent.conditions, old)
+            found += [Event(warning=True, reason="NoMatchingParent", message=text) for text in status.nowhere]
         case ClassStatus() | RouterStatus():
             found = [*_changes("", status.conditions, before)]
         case _:
@@ -49,9 +50,9 @@ def news(status: Status, current: Json) -> tuple[Event, ...]:
     return tuple(found)
 
 
-def _parent_key(ref: Any) -> tuple[str, str, str]:
+def _parent_key(ref: Any) -> tuple[str, ...]:
     given: Mapping[str, Any] = ref if isinstance(ref, dict) else {}
-    return (str(given.get("namespace", "")), str(given.get("name", "")), str(given.get("sectionName", "")))
+    return tuple(str(given.get(key, "")) for key in ("namespace", "name", "sectionName", "port"))
 
 
 def _list(value: Mapping[str, Any], key: str) -> list[Json]:

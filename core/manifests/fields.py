@@ -179,11 +179,54 @@ def prefix(text: str) -> Prefix:
     if "/" not in text:
         raise UnreadableError("not a CIDR: the prefix length is missing", expected)
     try:
-        if "%" in text or not re.fullmatch(r"\d{1,3}", text.partition("/")[2]):
+        if "%" in text or not re.fullmatch(r"[0-9]{1,3}", text.partition("/")[2]):
             raise ValueError(text)
         return ip_network(text, strict=False)
     except ValueError:
         raise UnreadableError("not a CIDR", expected) from None
+
+
+_NEVER_VIRTUAL: tuple[Prefix, ...] = tuple(
+    ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32"),
+        *("::/128", "::1/128", "::ffff:0.0.0.0/96", "fe80::/10", "ff00::/8"),
+    )
+)
+"""This host, loopback, multicast, broadcast, IPv4-mapped and IPv6 link-local addresses (RFC 6890; RFC 4291, section 2.5): a packet
+to one of them never reaches a gateway, and a Pod that holds them, or rules from them, loses its own network."""
+
+
+def _check_virtual(found: Prefix) -> None:
+    for never in _NEVER_VIRTUAL:
+        if found.version == never.version and found.overlaps(never):
+            raise UnreadableError(
+                f"cannot be a virtual address: it has addresses of {never}",
+                "unicast addresses to which clients can send, such as 20.0.0.1/32",
+            )
+
+
+@lru_cache(maxsize=1 << 14)
+def vip(text: str) -> Prefix:
+    """A CIDR of virtual addresses: `prefix`, without what can never be one."""
+    found = prefix(text)
+    _check_virtual(found)
+    return found
+
+
+def vip_address(text: str) -> Address:
+    """One virtual address."""
+    found = address(text)
+    _check_virtual(ip_network(found))
+    return found
+
+
+def peer_address(text: str) -> Address:
+    """The address of a router: unicast, on a network."""
+    found = address(text)
+    if found.is_unspecified or found.is_loopback or found.is_multicast or int(found) == 2**32 - 1:
+        raise UnreadableError("cannot be the address of a router", "a unicast address on a network of the gateway pods")
+    return found
 
 
 _MOST_DIGITS = 10
@@ -211,7 +254,7 @@ def port_range(text: str) -> PortRange:
     """``80``, ``80-90`` or ``any``."""
     if text.strip().lower() == "any":
         return ANY_PORT
-    match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", text)
+    match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", text)
     expected = "a port, a range such as 3000-4000, or any; ports are 0 to 65535"
     if match is None:
         raise UnreadableError("not a port range", expected)

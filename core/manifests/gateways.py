@@ -5,7 +5,16 @@ from __future__ import annotations
 import contextlib
 
 from core import names
-from core.manifests.fields import Reader, UnreadableError, address, decimal, duration_ms, interface_name
+from core.manifests.fields import (
+    Reader,
+    UnreadableError,
+    address,
+    decimal,
+    duration_ms,
+    interface_name,
+    peer_address,
+    vip_address,
+)
 from core.manifests.meta import network_selections, read_meta
 from core.model import (
     Address,
@@ -48,7 +57,7 @@ def gateway(reader: Reader) -> Gateway:
         if item.text("type", "IPAddress") != "IPAddress":
             item.problem("type", "unsupported address type", item.value.get("type"), "IPAddress")
         elif item.text("value"):
-            found = item.parsed("value", address, None)
+            found = item.parsed("value", vip_address, None)
             addresses += [found] if found is not None else []
     return Gateway(
         meta=meta,
@@ -118,7 +127,7 @@ def gateway_router(reader: Reader) -> GatewayRouter:
 
 
 def _required_address(spec: Reader) -> Address:
-    found = spec.parsed("address", address, None, required=True)
+    found = spec.parsed("address", peer_address, None, required=True)
     return found if found is not None else address("0.0.0.0")  # a problem is noted: the object is rejected
 
 

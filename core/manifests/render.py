@@ -25,6 +25,10 @@ API_VERSIONS = {
 }
 
 
+MOST_PARENTS = 32
+"""RouteStatus.parents of Gateway API holds no more."""
+
+
 def head(ref: ObjectRef, **metadata: Any) -> Json:
     """apiVersion, kind and metadata of the object `ref`."""
     named = {"name": ref.name} | ({"namespace": ref.namespace} if ref.namespace else {})
@@ -115,7 +119,18 @@ def status_object(status: Status, current: Json | None, now: str) -> Json:
             body = {"conditions": conditions(status.conditions, status.generation, before, now)}
         case _:
             assert_never(status)
-    return head(status.ref) | {"status": body}
+    # The list of a route's parents is of all its controllers: a write may not undo what another one wrote meanwhile.
+    shared = isinstance(status, RouteStatus) and _others(before)
+    version = ((current or {}).get("metadata") or {}).get("resourceVersion")
+    return head(status.ref, **({"resourceVersion": version} if shared and version else {})) | {"status": body}
+
+
+def concerns(status: Status, current: Json) -> bool:
+    """Whether `current` is an object whose status is ours to write: not a route that only other controllers' Gateways have."""
+    if not isinstance(status, RouteStatus) or status.parents or status.nowhere:
+        return True
+    before = current.get("status") or {}
+    return len(_others(before)) < len(before.get("parents") or [])
 
 
 def conditions(wanted: Iterable[Condition], generation: int, before: Mapping[str, Any], now: str) -> list[Json]:
@@ -158,12 +173,17 @@ def _gateway_status(status: GatewayStatus, before: Mapping[str, Any], now: str) 
 
 def _parents(status: RouteStatus, before: Mapping[str, Any], now: str) -> list[Json]:
     """Ours, after those that other controllers wrote: the list is atomic, so whoever writes it writes all of it."""
-    others = [
+    ours = [_parent(parent, status.generation, before, now) for parent in status.parents]
+    return (_others(before) + ours)[:MOST_PARENTS]
+
+
+def _others(before: Mapping[str, Any]) -> list[Json]:
+    """The elements of a route's status that other controllers wrote."""
+    return [
         item
         for item in before.get("parents") or []
         if isinstance(item, dict) and not str(item.get("controllerName", "")).startswith(f"{names.DOMAIN}/")
     ]
-    return others + [_parent(parent, status.generation, before, now) for parent in status.parents]
 
 
 def _parent(parent: ParentStatus, generation: int, before: Mapping[str, Any], now: str) -> Json:
@@ -172,7 +192,9 @@ def _parent(parent: ParentStatus, generation: int, before: Mapping[str, Any], no
         (
             item
             for item in before.get("parents") or []
-            if item.get("parentRef") == ref and item.get("controllerName") == parent.controller
+            if isinstance(item, dict)
+            and item.get("parentRef") == ref
+            and item.get("controllerName") == parent.controller
         ),
         {},
     )

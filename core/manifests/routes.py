@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from core import names
-from core.manifests.fields import Reader, byte_match, l4_protocol, port_range, prefix
+from core.manifests.fields import Reader, byte_match, l4_protocol, port_range, prefix, vip
 from core.manifests.meta import read_meta
 from core.model import ANY_PORT, BackendRef, Match, ParentRef, PortRange, Prefix, ReferenceGrant, Route
 
@@ -18,7 +18,7 @@ def l34_route(reader: Reader) -> Route:
     match = Match(
         priority=spec.integer("priority", 0, low=-(2**31), high=2**31 - 1, required=True),
         protocols=tuple(sorted(set(spec.parsed_items("protocols", l4_protocol, required=True)))),
-        destinations=_collapse(spec.parsed_items("destinationCIDRs", prefix, required=True)),
+        destinations=_collapse(spec.parsed_items("destinationCIDRs", vip, required=True)),
         sources=_collapse(spec.parsed_items("sourceCIDRs", prefix)),
         destination_ports=_merge(spec.parsed_items("destinationPorts", port_range)),
         source_ports=_merge(spec.parsed_items("sourcePorts", port_range)),

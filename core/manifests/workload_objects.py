@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core import names
-from core.manifests.fields import Reader, UnreadableError, address, decimal, prefix
+from core.manifests.fields import Reader, UnreadableError, address, decimal, prefix, vip_address
 from core.manifests.meta import read_meta
 from core.model import (
     Address,
@@ -34,7 +34,7 @@ def service(reader: Reader) -> Service:
         meta=meta,
         selector=selector,
         ports=tuple(_service_port(item) for item in spec.objects("ports")),
-        external_ips=spec.parsed_items("externalIPs", address),
+        external_ips=spec.parsed_items("externalIPs", vip_address),
         headless=spec.text("clusterIP") == "None",
         gateway=meta.labels.get(names.PROXY_NAME, ""),
         max_endpoints=_max_endpoints(reader),
