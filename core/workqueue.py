@@ -62,6 +62,10 @@ class WorkQueue(Generic[Key]):
         self._not_before_s[key] = now_s + self._window_s
         return key
 
+    def idle(self, now_s: float) -> bool:
+        """Whether there is nothing to do now but what is being worked on. O(keys)."""
+        return not any(self._working.values()) and not any(due_s <= now_s for due_s in self._due_s.values())
+
     def next_due_s(self) -> float | None:
         """When `take` will next return a key, if nothing else happens; None when nothing waits."""
         return min((due_s for key, due_s in self._due_s.items() if key not in self._working), default=None)

@@ -11,17 +11,33 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
 from core.model import Address
-from live.netlink import NETLINK_ROUTE, DumpInterruptedError, Message, NetlinkSocket, attribute, attributes
+from live.netlink import (
+    NETLINK_ROUTE,
+    REPLACE,
+    DumpInterruptedError,
+    Message,
+    NetlinkSocket,
+    attribute,
+    attributes,
+    nested,
+    text,
+    u32,
+)
 
-_DELNEIGH, _GETNEIGH = 29, 30
-_NDA_DST: Final = 1
+_NEWNEIGH, _DELNEIGH, _GETNEIGH, _SETNEIGHTBL = 28, 29, 30, 67
+_NDA_DST, _NDA_LLADDR = 1, 2
+_NDTA_NAME, _NDTA_PARMS = 1, 6
+_NDTPA_IFINDEX, _NDTPA_UCAST_PROBES, _NDTPA_MCAST_REPROBES = 1, 10, 17
 _HEADER: Final = struct.Struct("=BxxxiHBB")
 """struct ndmsg: family, interface, state, flags, type."""
-_PERMANENT: Final = 0x80
+_PROBE: Final = 0x10
+_NOT_OURS: Final = 0x80 | 0x40
+"""Permanent, and noarp: what a person made, and what is asked of nobody."""
 _GONE: Final = (2, 3)
 _ATTEMPTS: Final = 10
 
@@ -34,26 +50,74 @@ def forget(addresses: Collection[Address]) -> None:
     if not addresses:
         return
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
-        stale = [message for address, message in _entries(kernel) if address in addresses]
-        errors = [error for error in kernel.change(stale) if error.errno not in _GONE]
+        stale = [entry for entry in _entries(kernel) if entry.address in addresses]
+        errors = [
+            error for error in kernel.change([entry.forget_message() for entry in stale]) if error.errno not in _GONE
+        ]
     if errors:
         raise errors[0]
 
 
-def _entries(kernel: NetlinkSocket) -> Iterator[tuple[Address, Message]]:
-    """Each address that is believed to be somewhere, and how to forget that."""
+def doubt(addresses: Collection[Address]) -> None:
+    """Makes the kernel ask whether these addresses are where it believes them to be, and send there until it is told otherwise.
+
+    It asks there first, and a second later everybody. Addresses of which it believes nothing, and entries that a person made, stay
+    as they are.
+
+    Of the calling thread's namespace. Raises NetlinkError when the kernel refuses.
+    """
+    if not addresses:
+        return
+    with NetlinkSocket(NETLINK_ROUTE) as kernel:
+        believed = [entry for entry in _entries(kernel) if entry.address in addresses and entry.mac]
+        interfaces = sorted({(entry.family, entry.interface) for entry in believed})
+        asking = [_ask_everybody_message(*interface) for interface in interfaces]
+        errors = [*kernel.change(asking), *kernel.change([entry.probe_message() for entry in believed])]
+    if unexpected := [error for error in errors if error.errno not in _GONE]:
+        raise unexpected[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """Where the kernel believes an address to be."""
+
+    family: int
+    interface: int
+    address: Address
+    mac: bytes
+    """Empty while it is being asked for, or nobody answered."""
+
+    def forget_message(self) -> Message:
+        header = _HEADER.pack(self.family, self.interface, 0, 0, 0)
+        body = header + attribute(_NDA_DST, self.address.packed)
+        return Message(_DELNEIGH, 0, body, f"forgetting neighbour {self.address}")
+
+    def probe_message(self) -> Message:
+        header = _HEADER.pack(self.family, self.interface, _PROBE, 0, 0)
+        body = header + attribute(_NDA_DST, self.address.packed) + attribute(_NDA_LLADDR, self.mac)
+        return Message(_NEWNEIGH, REPLACE, body, f"probing neighbour {self.address}")
+
+
+def _entries(kernel: NetlinkSocket) -> Iterator[_Entry]:
+    """All but those that a person made."""
     for family in (socket.AF_INET, socket.AF_INET6):
         for body in _dump(kernel, Message(_GETNEIGH, 0, _HEADER.pack(family, 0, 0, 0, 0), "listing neighbours")):
             _, interface, state, _, _ = _HEADER.unpack_from(body)
-            packed = attributes(body[_HEADER.size :]).get(_NDA_DST)
-            if packed is None or state & _PERMANENT:
-                continue
-            address = ip_address(packed)
-            header = _HEADER.pack(family, interface, 0, 0, 0)
-            yield (
-                address,
-                Message(_DELNEIGH, 0, header + attribute(_NDA_DST, packed), f"forgetting neighbour {address}"),
-            )
+            values = attributes(body[_HEADER.size :])
+            if (packed := values.get(_NDA_DST)) is not None and not state & _NOT_OURS:
+                mac = values.get(_NDA_LLADDR, b"")
+                yield _Entry(family=family, interface=interface, address=ip_address(packed), mac=mac)
+
+
+def _ask_everybody_message(family: int, interface: int) -> Message:
+    """To whom a neighbour does not answer when it is asked itself, everybody is asked: by default the kernel gives up on it instead.
+
+    Source: net/core/neighbour.c (neigh_max_probes); Documentation/networking/ip-sysctl.rst (mcast_resolicit).
+    """
+    table = {socket.AF_INET: "arp_cache", socket.AF_INET6: "ndisc_cache"}[socket.AddressFamily(family)]
+    parameters = (u32(_NDTPA_IFINDEX, interface), u32(_NDTPA_UCAST_PROBES, 1), u32(_NDTPA_MCAST_REPROBES, 3))
+    body = struct.pack("=Bxxx", family) + text(_NDTA_NAME, table) + nested(_NDTA_PARMS, *parameters)
+    return Message(_SETNEIGHTBL, REPLACE, body, f"setting how neighbours on interface {interface} are probed")
 
 
 def _dump(kernel: NetlinkSocket, message: Message) -> list[bytes]:

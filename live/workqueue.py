@@ -60,6 +60,11 @@ class SharedQueue(Generic[Key]):
         with self._changed:
             return self._queue.failures(key)
 
+    def idle(self) -> bool:
+        """Whether there is nothing to do now but what is being worked on."""
+        with self._changed:
+            return self._queue.idle(time.monotonic())
+
     def close(self) -> None:
         """Every `take`, waiting or to come, returns None."""
         with self._changed:

@@ -59,6 +59,8 @@ class Pool:
     @property
     def targets(self) -> tuple[Target, ...]:
         """All targets, in the order of the numbers that stand in `table`."""
+        if len(self.backends) == 1:
+            return self.backends[0].targets
         return tuple(target for backend in self.backends for target in backend.targets)
 
 
@@ -95,7 +97,7 @@ class Forwarding:
 
     def usable_destinations(self) -> Iterator[Prefix]:
         """The destinations behind which at least one target stands: what may be announced."""
-        usable = {pool.name for pool in self.pools if pool.targets}
+        usable = {pool.name for pool in self.pools if any(backend.targets for backend in pool.backends)}
         for flow in self.flows:
             if flow.pool in usable:
                 yield from flow.destinations

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection
+from typing import Final
 
 from core import kube
 from core.errors import InputError, Problem
+from core.forwarding_plan import ForwardingPlanner
 from core.lb.fingerprint import fingerprint
-from core.lb.forwarding import Forwarding
+from core.lb.forwarding import Forwarding, Pool, Target
 from core.manifests import workloads
-from core.model import Address, Gateway, sorted_prefixes
-from core.plan import forwarding_of, gateway_ref
+from core.model import Address, Gateway, Prefix, sorted_prefixes
 from core.ports import Dataplane
 from live import neighbours
 from live.agent.metrics import Registry
 from live.agent.process import AgentProcess, add_arguments
 from live.agent.programmed import DEFAULT_ADDRESS, Programmed, serve_programmed
+from live.changes import Changes
 from live.dataplane.choose import Choice, choose
-from live.store import ModelStore
 
 log = logging.getLogger(__name__)
 
@@ -46,23 +48,29 @@ class LoadBalancer:
 
     def __init__(
         self,
-        store: ModelStore,
+        planner: ForwardingPlanner,
+        look: Callable[[], None],
         dataplane: Dataplane,
         programmed: Programmed,
-        namespace: str,
-        name: str,
+        *,
         forget: Callable[[Collection[Address]], None] = neighbours.forget,
+        doubt: Callable[[Collection[Address]], None] = neighbours.doubt,
     ) -> None:
-        """`forget` makes the kernel ask anew where addresses are."""
-        self._forget = forget
-        self._store = store
+        """`look` tells the planner what has changed. `forget` makes the kernel ask anew where addresses are, `doubt` makes it ask
+        while it goes on to send where it thinks that they are.
+        """
+        self._planner = planner
+        self._look = look
         self._dataplane = dataplane
         self._programmed = programmed
-        self._namespace = namespace
-        self._name = name
+        self._forget = forget
+        self._doubt = doubt
         self._forwarding: Forwarding | None = None
-        self._pods: dict[Address, str] | None = None
-        """Address of a target -> its Pod, as of the last turn; None before the first."""
+        self._announced: tuple[Prefix, ...] = ()
+        self._vips: tuple[Prefix, ...] = ()
+        self._pods = Pods()
+        self._new: frozenset[Address] = frozenset()
+        """Addresses with another Pod, which the kernel has not been made to ask for."""
 
     @property
     def forwarding(self) -> Forwarding | None:
@@ -76,29 +84,65 @@ class LoadBalancer:
 
         A VIP is told to be usable only after the kernel forwards it, and no longer before the kernel stops doing so.
         """
-        objects = self._store.objects()
-        ref = gateway_ref(self._namespace, self._name)
-        gateway = next((g for g in objects.gateways if g.meta.ref == ref), None)
-        wanted = forwarding_of(objects, self._namespace, self._name) or Forwarding()
-        usable = sorted_prefixes(wanted.usable_destinations())
-        vips = sorted_prefixes(vip for flow in wanted.flows for vip in flow.destinations)
-        self._programmed.retain(usable)
-        self._forget_former_pods(wanted)
-        self._dataplane.apply(wanted, interfaces=interfaces_of(gateway))
+        self._look()
+        wanted = self._planner.forwarding() or _NOTHING
+        if wanted is not self._forwarding:
+            self._announced = sorted_prefixes(wanted.usable_destinations())
+            self._vips = sorted_prefixes(vip for flow in wanted.flows for vip in flow.destinations)
+        self._programmed.retain(self._announced)
+        self._ask_for_neighbours(wanted)
+        self._dataplane.apply(wanted, interfaces=interfaces_of(self._planner.gateway))
         self._forwarding = wanted
-        self._programmed.publish(announced=usable, vips=vips)
+        self._programmed.publish(announced=self._announced, vips=self._vips)
         return VERIFY_S
 
-    def _forget_former_pods(self, wanted: Forwarding) -> None:
+    def _ask_for_neighbours(self, wanted: Forwarding) -> None:
         """Of an address that comes back with another Pod the kernel may still know the old one's place.
 
-        After a restart it is not known who was there before, and nothing is forgotten: what runs is not disturbed.
+        After a restart it is not known who was there before: then the kernel is made to ask whether all is as it was, while it
+        goes on as before. What runs is not disturbed.
         """
-        pods = {target.address: target.pod for pool in wanted.pools for target in pool.targets}
-        if self._pods is not None:
-            before = self._pods
-            self._forget({address for address, pod in pods.items() if before.get(address) != pod})
-        self._pods = pods
+        first = self._forwarding is None
+        self._new |= self._pods.follow(wanted)
+        if self._new:
+            (self._doubt if first else self._forget)(self._new)
+            self._new = frozenset()
+
+
+_NOTHING: Final = Forwarding()
+
+
+class Pods:
+    """Which Pod is behind which address, as the pools say."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, Pool] = {}
+        self._uses: Counter[tuple[Address, str]] = Counter()
+        """By how many pools a Pod is reached at an address."""
+
+    def follow(self, forwarding: Forwarding) -> frozenset[Address]:
+        """The addresses with another Pod behind them than the last time, or one where none was. O(targets of changed pools)."""
+        before, self._pools = self._pools, {pool.name: pool for pool in forwarding.pools}
+        gained: list[Target] = []
+        lost: list[Target] = []
+        for name in before.keys() | self._pools.keys():
+            old, new = before.get(name), self._pools.get(name)
+            if old is not new:
+                was, is_ = _by_identity(old), _by_identity(new)
+                gained += [target for number, target in is_.items() if number not in was]
+                lost += [target for number, target in was.items() if number not in is_]
+        found = frozenset(target.address for target in gained if (target.address, target.pod) not in self._uses)
+        self._uses.update((target.address, target.pod) for target in gained)
+        for target in lost:
+            key = target.address, target.pod
+            self._uses[key] -= 1
+            if not self._uses[key]:
+                del self._uses[key]
+        return found
+
+
+def _by_identity(pool: Pool | None) -> dict[int, Target]:
+    return {id(target): target for target in pool.targets} if pool is not None else {}
 
 
 def interfaces_of(gateway: Gateway | None) -> tuple[str, ...]:
@@ -123,8 +167,9 @@ def main(argv: list[str]) -> int:
         programmed = Programmed()
         process.exits.callback(serve_programmed(programmed, options.programmed).close)
         count_packets(process.metrics, choice.dataplane)
-        store = ModelStore([process.watch(resource) for resource in READ])
-        balancer = LoadBalancer(store, choice.dataplane, programmed, *options.gateway)
+        planner = ForwardingPlanner(*options.gateway)
+        changes = Changes([process.watch(resource) for resource in READ], planner)
+        balancer = LoadBalancer(planner, changes.tell, choice.dataplane, programmed)
         tell_forwarding(process.metrics, balancer, choice)
         return process.run(balancer.reconcile)
 

@@ -25,6 +25,7 @@ from live.agent.health import Health
 from live.agent.logs import configure_logs
 from live.agent.metrics import Registry
 from live.agent.serve import HttpServer, agent_routes
+from live.garbage import GarbageCollector
 from live.kube import KubeClient, connect
 from live.kube_informer import WatchingInformer
 from live.workqueue import SharedQueue, Turn, run_reconciler
@@ -75,6 +76,7 @@ class AgentProcess:
         self.kube: KubeClient = self.exits.enter_context(connect(options.kubeconfig))
         self._listen: str = options.listen
         self._queue: SharedQueue[str] = SharedQueue()
+        self._garbage = GarbageCollector()
         self._turns = _Turns(self.health, self.metrics)
         self.health.must_hold("objects", self._not_synced)
         self.metrics.before_render(self._measure)
@@ -131,6 +133,8 @@ class AgentProcess:
                 return None  # the informer that is last wakes us again
             again_s = reconcile()
             self._turns.succeeded()
+            if self._queue.idle():
+                self._garbage.collect(time.monotonic())
             return again_s
 
         with _signals_call(self.stop):

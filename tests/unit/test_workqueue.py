@@ -31,6 +31,19 @@ def test_a_new_key_is_due_at_once_and_taken_once() -> None:
     assert queue.next_due_s() is None
 
 
+def test_it_is_idle_when_nothing_is_left_to_do_now() -> None:
+    queue = new_queue()
+    assert queue.idle(0.0)
+    queue.add("later", 0.0, after_s=5.0)
+    queue.add("a", 0.0)
+    assert not queue.idle(0.0)
+    queue.take(0.0)
+    assert queue.idle(4.0)
+    assert not queue.idle(5.0)
+    queue.add("a", 0.1)
+    assert not queue.idle(0.1)
+
+
 def test_a_key_added_while_it_is_worked_on_is_worked_on_once_more() -> None:
     queue = new_queue()
     queue.add("a", 0.0)
