@@ -15,6 +15,7 @@ LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
 BPF_SOURCES := $(wildcard live/dataplane/*.bpf.c)
 BPF_OBJECTS := $(BPF_SOURCES:.c=.o)
+SHARED_OBJECTS := core/lb/libmaglev.so
 UV_VERSION := 0.13.9
 
 .PHONY: help setup demo test lint types contracts check lock clean packages kube-assets
@@ -22,7 +23,7 @@ UV_VERSION := 0.13.9
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) $(BPF_OBJECTS) ## make .venv from the locked versions, install missing Debian packages, compile the BPF object
+setup: $(INSTALLED) $(BPF_OBJECTS) $(SHARED_OBJECTS) ## make .venv from the locked versions, install missing Debian packages, compile what is in C
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "setup: done" >&2,:)
 
 demo: setup ## run the stateless load balancer in the virtual network
@@ -46,7 +47,7 @@ check: lint types contracts test ## all of the four above
 kube-assets: ## build a real Kubernetes API server (needs Go), print the line that makes tests and runs use it
 	@tools/kube-assets
 
-# Installed first: python3-venv makes the virtual environment, clang the BPF object. Checking takes milliseconds.
+# Installed first: python3-venv makes the virtual environment, clang what is in C. Checking takes milliseconds.
 packages:
 	@tools/install-debian-packages
 
@@ -68,6 +69,9 @@ $(INSTALLED): pyproject.toml $(LOCKED)
 %.bpf.o: %.bpf.c $(wildcard live/dataplane/*.h) | packages
 	@tools/compile-bpf $< $@
 
+core/lb/libmaglev.so: core/lb/maglev.c | packages
+	@tools/compile-shared $< $@
+
 lock: ## write constraints.txt anew: the newest versions that pyproject.toml allows
 	@test -x build/lock/bin/uv || { python=$$(tools/find-python) && "$$python" -m venv --clear build/lock; }
 	@build/lock/bin/python -m pip --disable-pip-version-check --no-input --quiet install uv==$(UV_VERSION)
@@ -75,5 +79,5 @@ lock: ## write constraints.txt anew: the newest versions that pyproject.toml all
 		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
 
 clean: ## remove all that make has made; results/ stays
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(BPF_OBJECTS)
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(BPF_OBJECTS) $(SHARED_OBJECTS)
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

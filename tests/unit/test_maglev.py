@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from core.lb.maglev import DEFAULT_TABLE_SIZE, offset_and_skip, populate
+from core.lb import maglev, maglev_walk
+from core.lb.maglev import DEFAULT_TABLE_SIZE, MAX_WEIGHT, offset_and_skip, populate
+from core.lb.maglev_walk import Walk
 
 
 def test_the_papers_example() -> None:
@@ -59,21 +61,26 @@ def test_what_cannot_be_is_refused() -> None:
         populate({0: -1})
     with pytest.raises(ValueError, match="do not fit"):
         populate(dict.fromkeys(range(8), 1), 7)
+    with pytest.raises(ValueError, match="prime"):
+        populate({0: 1}, 9)
+    with pytest.raises(ValueError, match="divide all"):
+        populate({0: 1, 1: MAX_WEIGHT + 1})
 
 
-def test_the_last_entries_are_found_where_a_walk_would_end() -> None:
-    size = 4099
+@pytest.mark.parametrize("walk", dict.fromkeys((maglev_walk.walk, maglev.best_walk())))
+@pytest.mark.parametrize("size", [13, 257, 4099])
+def test_every_entry_is_where_the_papers_pseudocode_puts_it(size: int, walk: Walk) -> None:
     weights = {3: 2, 5: 1, 8: 3, 13: 3}
     entry: dict[int, int] = {}
-    walks = {slot: permutation(slot, size) for slot in weights}
-    due = dict.fromkeys(weights, 0.0)
+    permutations = {slot: permutation(slot, size) for slot in weights}
+    due = dict.fromkeys(weights, 0)
     while len(entry) < size:
         for slot, weight in weights.items():
-            due[slot] += weight / 3
-            if due[slot] >= 1.0 and len(entry) < size:
-                due[slot] -= 1.0
-                entry[next(c for c in walks[slot] if c not in entry)] = slot
-    assert populate(weights, size).tolist() == [entry[c] for c in range(size)]
+            due[slot] += weight
+            if due[slot] >= 3 and len(entry) < size:
+                due[slot] -= 3
+                entry[next(c for c in permutations[slot] if c not in entry)] = slot
+    assert populate(weights, size, walk=walk).tolist() == [entry[c] for c in range(size)]
 
 
 def permutation(slot: int, size: int) -> Iterator[int]:
