@@ -58,6 +58,8 @@ class RouteStatus:
     """Those of Gateways of ours; other controllers have their own."""
     nowhere: tuple[str, ...] = ()
     """Why parents that nobody serves are none. A status may not speak of them (RouteStatus.parents of Gateway API), an Event does."""
+    overtaken_by: ObjectRef | None = None
+    """An older route of the same priority that gets some of its packets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

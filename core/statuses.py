@@ -94,6 +94,7 @@ def route_status(relations: Relations, route: Route) -> status.RouteStatus:
             if parent in by_parent
         ),
         nowhere=_nowhere(relations, route.parents),
+        overtaken_by=relations.overtaken.get(route.meta.ref),
     )
 
 

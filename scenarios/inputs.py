@@ -10,7 +10,8 @@ from core.errors import InputError, Problem
 from core.kube import Json
 from core.plan import Plan
 from scenarios.assumed import Assumption, with_assumed_pods
-from scenarios.manifests import desired, scan_manifests
+from scenarios.crosscheck import cross_problems
+from scenarios.manifests import by_line, desired, scan_manifests
 from scenarios.predict import plan_of
 
 
@@ -22,6 +23,8 @@ class PlannedInput:
     plan: Plan
     problems: tuple[Problem, ...] = ()
     """What is wrong with the files. Where an object is broken, the plan is that of the others."""
+    doubts: tuple[Problem, ...] = ()
+    """What is wrong between objects: what they name is missing, or not theirs."""
 
     def assumed_line(self) -> str:
         """What was assumed, for stderr; ``""`` when nothing was."""
@@ -39,6 +42,11 @@ def plan_files(files: Sequence[Path], *, assume_pods: bool = True) -> PlannedInp
     assumptions: tuple[Assumption, ...] = ()
     if assume_pods:
         objects, assumptions = with_assumed_pods(objects)
+    plan = plan_of(objects)
     return PlannedInput(
-        objects=tuple(objects), assumptions=assumptions, plan=plan_of(objects), problems=tuple(problems)
+        objects=tuple(objects),
+        assumptions=assumptions,
+        plan=plan,
+        problems=tuple(problems),
+        doubts=tuple(sorted(cross_problems(plan, found, problems), key=by_line)),
     )

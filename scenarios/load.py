@@ -10,10 +10,11 @@ from pathlib import Path
 
 from core.errors import InputError, Problem
 from scenarios.decode import INVALID, Decoder, nearest
-from scenarios.manifests import by_line
+from scenarios.manifests import ManifestObject, by_line, network_bridge, read_manifests
 from scenarios.overrides import override
 from scenarios.spec import Apply, Scenario, SourcePorts, Step, Traffic, client_addresses
 from scenarios.yamlsource import Node, parse_documents, read_text
+from sim.cluster.networks import vlan_bridge
 
 LIBRARY = Path(__file__).parent / "library"
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -63,11 +64,19 @@ def find_scenario(name: str) -> Path:
     if name in by_name:
         return by_name[name]
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or "/" in name or path.exists():
+    if path.suffix in (".yaml", ".yml") or "/" in name or exists(name):
         return path
     raise InputError(
         Problem(where=name, what="no such scenario", expected=f"a file, or of the library {nearest(name, by_name)}")
     )
+
+
+def exists(name: str) -> bool:
+    """Whether there is a file of that name; a name that no file can have is none."""
+    try:
+        return Path(name).exists()
+    except OSError:
+        return False
 
 
 def find_manifest(name: str, scenario: Path) -> Path | None:
@@ -84,6 +93,31 @@ def load_scenario(name: str, *, settings: Sequence[str] = (), seed: int | None =
     if seed is not None:
         scenario = replace(scenario, seed=seed)
     return LoadedScenario(scenario=scenario, path=path, text=text, overrides=tuple(settings))
+
+
+def read_scenario_manifests(loaded: LoadedScenario) -> tuple[ManifestObject, ...]:
+    """The objects of the scenario's manifests, those that the timeline applies included.
+
+    Raises InputError for what is wrong with them, and for routers on a VLAN that none of their networks is: they would never meet a
+    gateway.
+    """
+    objects = read_manifests([*loaded.manifests, *loaded.updates])
+    known = {bridge for found in objects if (bridge := network_bridge(found)) is not None}
+    vlans = sorted(int(bridge.rpartition(".")[2]) for bridge in known if re.fullmatch(r"eth0\.[0-9]+", bridge))
+    node = parse_documents(loaded.text, str(loaded.path))[0]
+    problems = [
+        Problem(
+            where=node.line_at(("topology", "routers", i, "vlan")),
+            what=f"no network of the manifests is the VLAN of router {router.name!r}",
+            found=str(router.vlan),
+            expected="the vlanId of a NetworkAttachmentDefinition: " + (", ".join(map(str, vlans)) or "there is none"),
+        )
+        for i, router in enumerate(loaded.scenario.topology.routers)
+        if vlan_bridge(router.vlan) not in known
+    ]
+    if problems:
+        raise InputError(*problems)
+    return objects
 
 
 def parse_scenario(text: str, path: Path, settings: Sequence[str] = ()) -> Scenario:

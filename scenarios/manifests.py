@@ -13,8 +13,10 @@ from core.manifests.meta import CLUSTER_SCOPED
 from core.model import ObjectRef
 from core.names import ALL_PORTS_PROTOCOL, GATEWAY_GROUP
 from core.objects import Rejected
+from core.problems import FieldProblem
 from scenarios.decode import nearest
 from scenarios.known_keys import unknown_keys
+from scenarios.schemas import misfits
 from scenarios.yamlsource import Node, scan_documents
 
 TWO_VERSIONS = ("Gateway", "GatewayClass", "HTTPRoute", "ReferenceGrant")
@@ -57,7 +59,9 @@ def scan_manifests(paths: Iterable[Path]) -> tuple[tuple[ManifestObject, ...], t
             in_file.extend(_objects(node, found))
         found.extend(_duplicates(in_file))
         for obj in in_file:
-            found.extend(check(obj))
+            own = tuple(check(obj))
+            found.extend(own)
+            found.extend(_refused(obj, own))
         objects.extend(obj for obj in in_file if obj.ref.name)
         problems.extend(sorted(found, key=by_line))
     return tuple(objects), tuple(problems)
@@ -148,6 +152,18 @@ def check(found: ManifestObject) -> Iterator[Problem]:
         yield from _listener_protocols(found)
 
 
+def _refused(found: ManifestObject, known: Sequence[Problem]) -> Iterator[Problem]:
+    """For what an API server would refuse one object, but for what follows from the problems that are `known` of it."""
+    if not found.ref.name:
+        return
+    lines = {problem.where for problem in known}
+    misspelt = any(problem.what == "unknown key" for problem in known)
+    for path, what in misfits(found.obj):
+        where = found.node.line_at(path)
+        if where not in lines and not (misspelt and what.startswith("Required value")):
+            yield FieldProblem(ref=found.ref, path=path, what=what).at(where)
+
+
 def _network(found: ManifestObject) -> Iterator[Problem]:
     """The configuration of a network is JSON in text. Plugins that only a real cluster has are none of our business."""
     from sim.cluster.networks import NetworkError, parse_config
@@ -158,6 +174,18 @@ def _network(found: ManifestObject) -> Iterator[Problem]:
     except NetworkError as error:
         if error.reason == "BadNetworkConfig":
             yield Problem(where=found.node.line_at(("spec", "config")), what=str(error))
+
+
+def network_bridge(found: ManifestObject) -> str | None:
+    """The network of the virtual network that a NetworkAttachmentDefinition stands for; None for other objects and other plugins."""
+    from sim.cluster.networks import NetworkError, parse_config
+
+    if found.ref.kind != "NetworkAttachmentDefinition":
+        return None
+    try:
+        return parse_config(found.obj | {"metadata": found.obj["metadata"] | {"namespace": found.ref.namespace}}).bridge
+    except NetworkError:
+        return None
 
 
 def _version(found: ManifestObject) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, assert_never
 
 from core.lb.forwarding import Flow, Pool
-from core.model import Bgp, Static
+from core.model import Bgp, ParentRef, Static
 from core.plan import GatewayPlan, Plan
 from core.ports import Peer
 from core.status import ClassStatus, Condition, GatewayStatus, RouterStatus, RouteStatus, Status
@@ -117,13 +117,16 @@ def _status(status: Status) -> dict[str, Any]:
             addresses = [str(address) for address in status.addresses]
             return body | {"addresses": addresses, "conditions": _plain(status.conditions), "listeners": listeners}
         case RouteStatus():
-            parents = [
-                {"parent": f"{p.parent.namespace}/{p.parent.name}", "conditions": _plain(p.conditions)}
-                for p in status.parents
-            ]
+            parents = [{"parent": _parent(p.parent), "conditions": _plain(p.conditions)} for p in status.parents]
             return body | {"parents": parents}
         case _:
             assert_never(status)
+
+
+def _parent(parent: ParentRef) -> str:
+    """``namespace/name``, and the listener or port that it is narrowed to."""
+    narrowed = f", listener {parent.section_name}" if parent.section_name else ""
+    return f"{parent.namespace}/{parent.name}{narrowed}" + (f", port {parent.port}" if parent.port else "")
 
 
 def print_plan(plan: Plan) -> None:
@@ -232,8 +235,6 @@ def _status_rows(plan: Plan) -> Iterator[tuple[object, ...]]:
                     yield from rows(status.ref, part, listener.conditions)
             case RouteStatus():
                 for parent in status.parents:
-                    yield from rows(
-                        status.ref, f"parent {parent.parent.namespace}/{parent.parent.name}", parent.conditions
-                    )
+                    yield from rows(status.ref, f"parent {_parent(parent.parent)}", parent.conditions)
             case _:
                 assert_never(status)

@@ -126,8 +126,8 @@ def read_text(path: Path) -> str:
                 raw = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         refuse("no such file", "the path of a file that exists")
-    except OSError as error:
-        refuse(f"cannot be read: {error.strerror}", "a file that you may read")
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        refuse(f"cannot be read: {getattr(error, 'strerror', error)}", "a file that you may read")
     if len(raw) > MAX_FILE_BYTES:
         refuse("is too large", f"at most {MAX_FILE_BYTES >> 20} MiB")
     try:

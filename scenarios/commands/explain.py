@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> int:
         raise InputError(*planned.problems)
     if line := planned.assumed_line():
         sys.stderr.write(line + "\n")
+    for doubt in planned.doubts:
+        sys.stderr.write(f"{doubt}\n")
     found = explain(planned.plan, packet)
     if chosen.output == "json":
         write_json(_json(found))

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
         value = plan_json(planned.plan, planned.assumptions)
         yaml.safe_dump(value, sys.stdout, sort_keys=False, allow_unicode=True, width=120)
-    if planned.problems:
+    if planned.problems or planned.doubts:
         sys.stdout.flush()
-        raise InputError(*planned.problems)
+        raise InputError(*planned.problems, *planned.doubts)
     return 0

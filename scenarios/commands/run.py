@@ -66,8 +66,15 @@ def _seed(text: str) -> int:
 def run_all(chosen: argparse.Namespace, arguments: list[str]) -> int:
     """Runs the scenarios one after the other; all are read before the first begins."""
     loaded = load_all(chosen.scenarios, chosen.settings, chosen.seed)
+    from scenarios.spec import ApiServer
     from scenarios.worlds import enter
 
+    if chosen.on == "mininet" and any(found.scenario.api is ApiServer.REAL for found in loaded):
+        from scenarios.api_servers import binaries, gateway_api_folder
+
+        # Raises MachineError, before there is a folder of results.
+        binaries()
+        gateway_api_folder()
     # Whatever is wrong with the input has been said: from here on this may be another process, inside of namespaces.
     enter(chosen.on, ["run", *arguments], {found.scenario.dataplane for found in loaded})
     return max(_run_one(found, chosen) for found in loaded)
@@ -76,15 +83,14 @@ def run_all(chosen: argparse.Namespace, arguments: list[str]) -> int:
 def load_all(names: list[str], settings: list[str], seed: int | None) -> list[LoadedScenario]:
     """The scenarios with good manifests. Raises InputError with every problem of all of them."""
     from core.errors import InputError, Problem
-    from scenarios.load import load_scenario
-    from scenarios.manifests import read_manifests
+    from scenarios.load import load_scenario, read_scenario_manifests
 
     loaded: list[LoadedScenario] = []
     problems: list[Problem] = []
     for name in names:
         try:
             found = load_scenario(name, settings=settings, seed=seed)
-            read_manifests([*found.manifests, *found.updates])
+            read_scenario_manifests(found)
             loaded.append(found)
         except InputError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)

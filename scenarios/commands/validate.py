@@ -3,48 +3,82 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scenarios.commands.options import parser
+
+if TYPE_CHECKING:
+    from core.errors import Problem
+    from scenarios.manifests import ManifestObject
 
 
 def main(arguments: list[str]) -> int:
     options = parser(
         "validate",
-        "Checks scenario files and manifests. Every problem is printed as FILE:LINE: what, found, expected.",
+        "Checks scenario files and manifests. Every problem is printed as FILE:LINE: what, found, expected. Manifests that are given\n"
+        "together are looked at together: names of Gateways, Services and classes must lead to one of them.",
         "  tidegate validate examples/poc2/*.yaml\n  tidegate validate my-scenario.yaml poc2-stateless",
     )
     options.add_argument("files", metavar="FILE", nargs="+", help="a file, or the name of a scenario of the library")
     chosen = options.parse_args(arguments)
 
-    from core.errors import InputError, Problem
+    from core.errors import InputError
 
-    problems: list[Problem] = []
-    for name in chosen.files:
-        try:
-            sys.stdout.write(f"{name}: {validate(name)}\n")
-        except InputError as error:
-            problems.extend(error.problems)
+    good, problems = validate(dict.fromkeys(chosen.files))
+    for name, text in good.items():
+        sys.stdout.write(f"{name}: {text}\n")
     if problems:
         sys.stdout.flush()
         raise InputError(*problems)
     return 0
 
 
-def validate(name: str) -> str:
-    """What a good file holds. Raises InputError."""
-    from scenarios.load import find_scenario, load_scenario
+def validate(names: Mapping[str, object]) -> tuple[dict[str, str], list[Problem]]:
+    """What each good file holds, and every problem of the others."""
+    from core.errors import InputError
+
+    good: dict[str, str] = {}
+    problems: list[Problem] = []
+    manifests: dict[str, tuple[ManifestObject, ...]] = {}
+    for name in names:
+        try:
+            text, found = _one(name)
+        except InputError as error:
+            problems.extend(error.problems)
+            continue
+        good[name] = text
+        manifests[name] = found
+    doubts = _between([obj for found in manifests.values() for obj in found])
+    for name, found in manifests.items():
+        if {doubt.where.rpartition(":")[0] for doubt in doubts} & {obj.node.source for obj in found}:
+            del good[name]
+    return good, problems + doubts
+
+
+def _one(name: str) -> tuple[str, tuple[ManifestObject, ...]]:
+    """What a good file holds, and its objects when it is a manifest. Raises InputError."""
+    from scenarios.load import exists, find_scenario, load_scenario, read_scenario_manifests
     from scenarios.manifests import read_manifests
     from scenarios.yamlsource import scan_documents
 
-    path = find_scenario(name) if not Path(name).exists() else Path(name)
+    path = Path(name) if exists(name) else find_scenario(name)
     if any(_is_scenario(document.value) for document in scan_documents(path)[0]):
         loaded = load_scenario(str(path) if path.suffix else f"./{path}")
-        objects = read_manifests([*loaded.manifests, *loaded.updates])
-        return f"scenario {loaded.scenario.name} with {len(objects)} objects, good"
+        objects = read_scenario_manifests(loaded)
+        return f"scenario {loaded.scenario.name} with {len(objects)} objects, good", ()
     objects = read_manifests([path])
-    return f"{len(objects)} object{'s' if len(objects) > 1 else ''}, good"
+    return f"{len(objects)} object{'s' if len(objects) > 1 else ''}, good", objects
+
+
+def _between(objects: Sequence[ManifestObject]) -> list[Problem]:
+    """What is wrong between the objects of good manifests."""
+    from scenarios.crosscheck import cross_problems
+    from scenarios.manifests import by_line, desired
+    from scenarios.predict import plan_of
+
+    return sorted(cross_problems(plan_of(desired(objects)), objects, (), complete=False), key=by_line)
 
 
 def _is_scenario(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,96 @@ def test_manifests(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> 
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize("case", cases("relations"))
+def test_objects_that_do_not_fit_together(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Good Gateways beside them are planned as they are without them."""
+    others = {
+        "gateway-b": "gateway-g",
+        "service-b": "service-g",
+        "vpn-b": "vpn-g",
+        "tcp-4000": "tcp-g",
+        ".0.1/": ".0.9/",
+    }
+    good_text = MANIFEST
+    for old, new in others.items():
+        good_text = good_text.replace(old, new)
+    Path("good.yaml").write_text(good_text)
+    Path("m.yaml").write_text(changed(case, MANIFEST.split("---\n", 2)[2]))
+    lines_before = MANIFEST.count("\n") - Path("m.yaml").read_text().count("\n") + case["new"].count("\n")
+    lines_before -= case["old"].count("\n")
+    Path("m.yaml").write_text("\n" * lines_before + Path("m.yaml").read_text())
+    alone = say(capsys, "plan", "-f", "good.yaml", "-o", "json")
+    assert alone.code == 0
+    planned = say(capsys, "plan", "-f", "good.yaml", "m.yaml", "-o", "json")
+    assert (planned.code, planned.stderr) == (2, case["said"])
+    # Their assumed Pods have other addresses, as they are counted together.
+    good, both = (
+        [
+            {key: gateway[key] for key in ("name", "vips", "peers", "flows")}
+            for gateway in yaml.safe_load(text)["gateways"]
+        ]
+        for text in (alone.stdout, planned.stdout)
+    )
+    assert good[0] in both
+    assert say(capsys, "validate", "good.yaml", "m.yaml") == (2, "good.yaml: 6 objects, good\n", case["said"])
+    explained = say(capsys, "explain", PACKET.replace("20.0.0.1", "20.0.0.9"), "-f", "good.yaml", "m.yaml")
+    assert (explained.code, explained.stderr) == (0, case["said"])
+
+
+def test_two_gateways_with_one_vip_and_two_routes_of_one_priority(capsys: pytest.CaptureFixture[str]) -> None:
+    documents = MANIFEST.split("---\n")
+    second = "---\n".join(documents[2:5]).replace("gateway-b", "gateway-c").replace("tcp-4000", "tcp-c")
+    Path("m.yaml").write_text(MANIFEST + "---\n" + second.replace("vpn-b-v4", "vpn-c-v4"))
+    planned = say(capsys, "plan", "-f", "m.yaml")
+    assert planned.code == 2
+    assert planned.stderr == [
+        (
+            "m.yaml:116: Gateway default/gateway-c: VIP 20.0.0.1/32 is announced to the same router by Gateway default/gateway-b, "
+            "which is older: give one of them other addresses or another router"
+        )
+    ]
+    Path("m.yaml").write_text(MANIFEST + "---\n" + documents[4].replace("tcp-4000", "tcp-z"))
+    planned = say(capsys, "plan", "-f", "m.yaml")
+    assert planned.code == 2
+    assert planned.stderr == [
+        (
+            "m.yaml:123: L34Route default/tcp-z: L34Route default/tcp-4000, of the same priority, gets packets that both match: "
+            "give one of them another priority"
+        )
+    ]
+
+
+def test_a_file_that_is_a_part_of_something_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    """A route alone: its Gateway and its Service are elsewhere."""
+    Path("m.yaml").write_text(MANIFEST.split("---\n")[4])
+    assert say(capsys, "validate", "m.yaml") == (0, "m.yaml: 1 object, good\n", [])
+
+
+def test_a_router_on_a_vlan_that_no_network_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """It would wait for its setup deadline."""
+    Path("s.yaml").write_text(SCENARIO.replace("vlan: 200", "vlan: 201"))
+    said = [
+        (
+            "s.yaml:14: no network of the manifests is the VLAN of router 'vpn-b': found 201, "
+            "expected the vlanId of a NetworkAttachmentDefinition: 200"
+        )
+    ]
+    for command in ("validate", "run", "up"):
+        assert say(capsys, command, "s.yaml") == (2, "", said)
+    assert say(capsys, "run", "poc2-stateless", "--set", "topology.routers.vpn-b.vlan=7").code == 2
+
+
+def test_a_real_api_server_without_its_programs_leaves_no_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    code, stdout, (first, second) = say(capsys, "run", "poc2-stateless", "--set", "api=real")
+    assert (code, stdout) == (3, "")
+    assert first.startswith("tidegate: a real API server needs the programs")
+    assert "make kube-assets" in second
+    assert not Path("results").exists()
+
+
 @pytest.mark.parametrize("case", cases("scenario"))
 def test_scenarios(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     Path("s.yaml").write_text(changed(case, SCENARIO))
@@ -110,7 +201,15 @@ def test_what_is_no_file(command: list[str], capsys: pytest.CaptureFixture[str])
     assert say(capsys, *command, "folder.yaml") == (2, "", ["folder.yaml: is a directory, expected a file"])
     missing = ["nowhere.yaml: no such file, expected the path of a file that exists"]
     assert say(capsys, *command, "nowhere.yaml") == (2, "", missing)
-    assert say(capsys, *command, "/dev/zero") == (2, "", ["/dev/zero: is no regular file, expected a file with YAML"])
+    for odd in ("/dev/zero", "/dev/null"):
+        assert say(capsys, *command, odd) == (2, "", [f"{odd}: is no regular file, expected a file with YAML"])
+    os.mkfifo("pipe.yaml")
+    assert say(capsys, *command, "pipe.yaml") == (2, "", ["pipe.yaml: is no regular file, expected a file with YAML"])
+    Path("circle.yaml").symlink_to("circle.yaml")
+    for odd in ("circle.yaml", "x" * 5000, "x" * 300 + ".yaml", "a\0.yaml"):
+        code, stdout, stderr = say(capsys, *command, odd)
+        assert (code, stdout) == (2, "")
+        assert stderr[0].startswith(f"{odd}: ")
 
 
 def test_the_good_documents_of_a_file_are_planned(capsys: pytest.CaptureFixture[str]) -> None:

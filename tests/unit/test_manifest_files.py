@@ -20,7 +20,7 @@ metadata:
   name: r
 spec:
   parentRefs: [{name: gateway-b}]
-  backendRefs: [{name: service-b}]
+  backendRefs: [{name: service-b, port: 4000}]
   priority: 1
   protocols: [TCP]
   destinationCIDRs: [20.0.0.1/32]
@@ -61,7 +61,7 @@ def test_the_manifests_of_the_seed_are_good_unchanged() -> None:
     ("text", "old", "new", "expected"),
     [
         (ROUTE, "  priority", "  prioritty", "m.yaml:8: unknown key: found 'prioritty', expected 'priority'"),
-        (ROUTE, "{name: service-b}", "{nam: service-b}", "m.yaml:7: unknown key: found 'nam', expected 'name'"),
+        (ROUTE, "{name: service-b,", "{nam: service-b,", "m.yaml:7: unknown key: found 'nam', expected 'name'"),
         (ROUTE, "  name: r", "  name: r\n  lables: {}", "m.yaml:5: unknown key: found 'lables', expected 'labels'"),
         (ROUTE, "spec:", "specs:", "m.yaml:5: unknown key: found 'specs', expected 'spec'"),
         (ROUTE, "L34Route", "L34Rout", "m.yaml:2: unknown kind: found 'L34Rout', expected 'L34Route'"),
