@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.lb.forwarding import Flow, Forwarding, pool_table
 from core.model import Address
 from live.dataplane import bpf
-from live.dataplane.tc_program import BUCKET_BYTES, TARGET
-from sim.net.namespaces import run_in
+from live.dataplane.tc_image import CELL_BYTES, GROUP_AT, Image, compile_flows
+from live.dataplane.tc_program import REJECT_TARGET, TARGET
+from sim.net.namespaces import run_in, within
+from tests.netns._ways import ways_out
 
 PROGRAM_BY_ID, MAP_BY_ID, INFO = 13, 14, 15
 SHARED = frozenset({"image_slot", "pools", "targets", "counters", "drops", "answers"})
 """Maps of one program; all links must lead to the same ones."""
 
 
-def differences(pid: int, netns: Path, expected: Sequence[tuple[Address | None, ...]]) -> Iterator[str]:
-    """`pid`: a process of the gateway pod's load balancer. Every link has the program of one generation; its tables say, bucket by
-    bucket, what `expected` says; no other table, target or link is there."""
+class _Kept(NamedTuple):
+    """A target as the map has it."""
+
+    address: Address
+    interface: int
+    mtu_bytes: int
+
+
+def differences(pid: int, netns: Path, forwarding: Forwarding) -> Iterator[str]:
+    """`pid`: a process of the gateway pod's load balancer. Every link has the program of one generation, and its maps say what
+    `forwarding` says: the decisions cell by cell, behind each flow the table of its pool bucket by bucket, behind each bucket a target
+    and the interface to it; no other table, target or link is there."""
     folder = Path(f"/proc/{pid}/root/sys/fs/bpf") / f"tidegate-{netns.stat().st_ino}"
     names = {path.name for path in folder.iterdir()}
     ingress = {name for name in names if name.startswith("ingress-")}
     others = {"answer", "slow", "fragments"}
-    if names - ingress != others or len(ingress) != len(_networks(netns)):
-        yield f"pins are {sorted(names)}"
+    if names - ingress != others or ingress != {f"ingress-{index}" for index in _networks(netns).values()}:
+        yield f"pins are {sorted(names)}, interfaces {_networks(netns)}"
     maps = {name: _maps_of(folder / name) for name in names - {"fragments"}}
     merged: dict[str, int] = {}
     for name, ids in maps.items():
@@ -37,19 +52,116 @@ def differences(pid: int, netns: Path, expected: Sequence[tuple[Address | None, 
             if map_name in SHARED and merged.setdefault(map_name, number) != number:
                 yield f"link {name} has another {map_name} than the others"
     targets = _targets(merged["targets"])
-    found = {_addresses(table, targets) for table in _tables(merged["pools"], len(next(iter(expected), ())))}
-    if found != set(expected):
-        yield f"the {len(found)} tables are not those of {len(set(expected))} pools"
-    wanted = {address for table in expected for address in table if address is not None}
-    if set(targets.values()) != wanted:
-        yield f"targets are {sorted(map(str, targets.values()))}, expected {sorted(map(str, wanted))}"
+    yield from _unlike_targets(targets, forwarding, netns)
+    tables = dict(_tables(merged["pools"]))
+    yield from _unlike_decisions(_image(merged["image_slot"]), tables, targets, forwarding)
 
 
-def _networks(netns: Path) -> list[str]:
-    """The pod's interfaces on secondary networks."""
-    words = run_in(netns, ["ip", "-o", "link", "show"]).splitlines()
-    found = [line.split(":")[1].strip().partition("@")[0] for line in words]
-    return [name for name in found if name not in ("lo", "eth0") and not name.startswith("tg-slow")]
+@contextmanager
+def spoiled(pid: int, netns: Path, what: str) -> Iterator[None]:
+    """One bit of the kernel's `what` ("image", "bucket" or "target") is wrong meanwhile."""
+    folder = Path(f"/proc/{pid}/root/sys/fs/bpf") / f"tidegate-{netns.stat().st_ino}"
+    maps = _maps_of(next(folder.glob("ingress-*")))
+    with ExitStack() as exits:
+
+        def opened(number: int) -> int:
+            return exits.enter_context(bpf.closing(_by_id(MAP_BY_ID, number)))
+
+        if what == "target":
+            fd, length, at = opened(maps["targets"]), TARGET.size, 0
+        else:
+            outer, at = ("image_slot", 4 * GROUP_AT) if what == "image" else ("pools", 8 * 1000)
+            (number,) = struct.unpack("=I", bpf.lookup(opened(maps[outer]), 0, 4, "looking for a map"))
+            fd = opened(number)
+            length = bpf.map_shape(fd)[2]
+        good = bpf.lookup(fd, 0, length, "reading")
+        bpf.update(fd, 0, good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :], "spoiling")
+        try:
+            yield
+        finally:
+            bpf.update(fd, 0, good, "mending")
+
+
+def _unlike_targets(targets: Mapping[int, _Kept], forwarding: Forwarding, netns: Path) -> Iterator[str]:
+    """Each target of a pool in use stands there once, with the interface that the kernel itself would take."""
+    wanted = {t.address for flow in forwarding.flows for t in forwarding.pool_of(flow).targets}
+    found = sorted(str(kept.address) for kept in targets.values())
+    if found != sorted(map(str, wanted)):
+        yield f"targets are {', '.join(found)}, expected {', '.join(map(str, wanted))}"
+        return
+    ways = within(netns, lambda: ways_out(wanted))
+    for kept in targets.values():
+        if (kept.interface, kept.mtu_bytes) != ways[kept.address]:
+            yield f"the way to {kept.address} is {ways[kept.address]}, the map says {kept}"
+
+
+def _unlike_decisions(
+    image: Image, tables: Mapping[int, NDArray[np.uint64]], targets: Mapping[int, _Kept], forwarding: Forwarding
+) -> Iterator[str]:
+    decisions = compile_flows(forwarding.flows)
+    wanted, found = decisions.image.copy(), image[: len(decisions.image)].copy()
+    wanted[0, 0] = forwarding.seed
+    used: dict[int, str] = {}
+    counters: dict[int, tuple[str, str]] = {}
+    for flow, cell in zip(forwarding.flows, decisions.flows, strict=True):
+        if not cell:
+            continue
+        slot, size, first = found[cell, 1:4].tolist()
+        # Where the pool and the counters are is the agent's choice; what is there is compared below.
+        wanted[cell, 1:4] = found[cell, 1:4]
+        if used.setdefault(slot, flow.pool) != flow.pool:
+            yield f"flow {flow.name} leads to the table of {used[slot]}"
+        if counters.setdefault(first, (flow.name, flow.pool)) != (flow.name, flow.pool):
+            yield f"flow {flow.name} counts where {counters[first][0]} does"
+        yield from (
+            f"flow {flow.name}: {what}" for what in _unlike_table(tables, slot, size, targets, forwarding, flow)
+        )
+    if (found != wanted).any():
+        cells = np.flatnonzero((found != wanted).any(axis=1)).tolist()
+        yield f"cells {cells} of the decision image are {found[cells].tolist()}, expected {wanted[cells].tolist()}"
+    if image[len(wanted) :].any():
+        yield "the decision image goes on where it should have ended"
+    if tables.keys() != used.keys():
+        yield f"tables are in slots {sorted(tables)}, flows lead to {sorted(used)}"
+
+
+def _unlike_table(
+    tables: Mapping[int, NDArray[np.uint64]],
+    slot: int,
+    size: int,
+    targets: Mapping[int, _Kept],
+    forwarding: Forwarding,
+    flow: Flow,
+) -> Iterator[str]:
+    pool = forwarding.pool_of(flow)
+    if slot not in tables:
+        yield f"leads to slot {slot}, where no table is"
+        return
+    if size != pool.table_size:
+        yield f"has a table of {size} buckets, expected {pool.table_size}"
+        return
+    table = tables[slot][:size]
+    # The table says -1 for rejection, which is the last one here.
+    addresses = [*(target.address for target in pool.targets), None]
+    counted: dict[Address | None, set[int]] = {}
+    wrong = []
+    for bucket, (entry, index) in enumerate(zip(table.tolist(), pool_table(pool).tolist(), strict=True)):
+        number, counter = entry & 0xFFFFFFFF, entry >> 32
+        address = targets[number].address if number in targets else None
+        counted.setdefault(address, set()).add(counter)
+        if address != addresses[index] or (address is None) != (number == REJECT_TARGET):
+            wrong.append(bucket)
+    if wrong:
+        yield f"{len(wrong)} buckets are not those of pool {pool.name}, the first is {wrong[0]}"
+    if any(len(numbers) > 1 for numbers in counted.values()) or len(set.union(*counted.values())) != len(counted):
+        yield f"targets and counters of pool {pool.name} are {counted}"
+
+
+def _networks(netns: Path) -> dict[str, int]:
+    """The pod's interfaces on secondary networks, with their indices."""
+    links = json.loads(run_in(netns, ["ip", "-json", "link", "show"]))
+    found = {link["ifname"]: link["ifindex"] for link in links}
+    return {name: n for name, n in found.items() if name not in ("lo", "eth0") and not name.startswith("tg-slow")}
 
 
 def _maps_of(pin: Path) -> dict[str, int]:
@@ -81,21 +193,30 @@ def _by_id(command: int, number: int) -> int:
     return bpf._bpf(command, struct.pack("=III", number, 0, 0), f"opening BPF object {number}")[0]
 
 
-def _targets(number: int) -> Mapping[int, Address]:
-    """Index -> address of the targets that are written."""
+def _targets(number: int) -> Mapping[int, _Kept]:
+    """The targets that are written, by index."""
     with bpf.closing(_by_id(MAP_BY_ID, number)) as fd:
         entries = bpf.map_shape(fd)[3]
         raw = bpf.lookup_all(fd, entries=entries, value_bytes=TARGET.size, what="reading the targets")
-    found: dict[int, Address] = {}
+    found: dict[int, _Kept] = {}
     for index in range(entries):
-        _, _, packed, family = TARGET.unpack_from(raw, index * TARGET.size)
+        interface, mtu_bytes, packed, family = TARGET.unpack_from(raw, index * TARGET.size)
         if family:
-            found[index] = ip_address(packed[:4] if family == 2 else packed)
+            found[index] = _Kept(ip_address(packed[:4] if family == 2 else packed), interface, mtu_bytes)
     return found
 
 
-def _tables(number: int, size: int) -> Iterator[NDArray[np.uint64]]:
-    """The tables of all pools, `size` buckets of each."""
+def _image(number: int) -> Image:
+    """The decision image that packets meet; shape (cells, 16)."""
+    with bpf.closing(_by_id(MAP_BY_ID, number)) as slot:
+        (inner,) = struct.unpack("=I", bpf.lookup(slot, 0, 4, "looking for the decision image"))
+    with bpf.closing(_by_id(MAP_BY_ID, inner)) as fd:
+        raw = bpf.lookup(fd, 0, bpf.map_shape(fd)[2], "reading the decision image")
+    return np.frombuffer(raw, np.uint32).reshape(-1, CELL_BYTES // 4)
+
+
+def _tables(number: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+    """The tables of all pools, by slot."""
     with bpf.closing(_by_id(MAP_BY_ID, number)) as pools:
         for slot in range(bpf.map_shape(pools)[3]):
             try:
@@ -107,11 +228,5 @@ def _tables(number: int, size: int) -> Iterator[NDArray[np.uint64]]:
             with bpf.closing(_by_id(MAP_BY_ID, inner)) as table:
                 if _name(table) == "no_pool":
                     continue
-                length = bpf.map_shape(table)[2]
-                raw = bpf.lookup(table, 0, length, "reading the table of a pool")
-            yield np.frombuffer(raw, np.uint64)[: size or length // BUCKET_BYTES]
-
-
-def _addresses(table: NDArray[np.uint64], targets: Mapping[int, Address]) -> tuple[Address | None, ...]:
-    numbers = (table & np.uint64(0xFFFFFFFF)).tolist()
-    return tuple(targets.get(number) for number in numbers)
+                raw = bpf.lookup(table, 0, bpf.map_shape(table)[2], "reading the table of a pool")
+            yield slot, np.frombuffer(raw, np.uint64)

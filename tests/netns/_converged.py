@@ -13,14 +13,15 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from core import names
-from core.lb.forwarding import Forwarding, pool_table
 from core.manifests import render, workloads
-from core.model import Address, Pod, Prefix
+from core.model import Pod, Prefix
 from core.plan import GatewayPlan
 from live.agent.load_balancer import interfaces_of
 from live.apply import covers
 from live.bird import Bird
+from live.dataplane import fence, tc_slow
 from live.dataplane.fence import OWN_TABLE
+from live.dataplane.nft_marks import _PRIORITIES as MARKS
 from live.podnet import FORMER_PRIORITY, POD_PRIORITY, POD_TABLE
 from live.routes import GATEWAY_PRIORITY, GATEWAY_TABLE
 from live.rtnetlink import RouteKind, RouteSocket, RuleSpec
@@ -135,22 +136,17 @@ def _gateway_kernel(world: World, pod: Pod, planned: GatewayPlan) -> Iterator[st
         blackholes = [r for r in routes if r.destination.version == version and r.kind is RouteKind.BLACKHOLE]
         if len(blackholes) != bool(planned.vips):
             yield f"{who}: {len(blackholes)} blackholes of IPv{version}"
-    expected = _buckets(planned.forwarding)
+    yield from _unlike(who, "fences", within(netns, fence._rules), fence._rules_for(interfaces_of(planned.gateway)))
+    of_plane = MARKS if world.dataplane == "nft" else {tc_slow.PRIORITY}
+    known = {GATEWAY_PRIORITY, *fence._PRIORITIES, *of_plane}
+    yield from _unlike(who, "other rules", {str(r) for r in rules if r.priority not in known}, set())
     if world.dataplane == "tc":
         pid = world.pids(pod)["load-balancer"]
-        yield from (f"{who}: {what}" for what in _bpf_maps.differences(pid, netns, expected))
+        yield from (f"{who}: {what}" for what in _bpf_maps.differences(pid, netns, planned.forwarding))
     else:
-        yield from (f"{who}: {what}" for what in within(netns, lambda: list(_nft_maps.differences(expected))))
-
-
-def _buckets(forwarding: Forwarding) -> list[tuple[Address | None, ...]]:
-    """The tables of the pools that flows use, each with the target of every bucket; None: it is rejected."""
-    found = []
-    for pool in {pool.name: pool for flow in forwarding.flows for pool in [forwarding.pool_of(flow)]}.values():
-        # The table says -1 for rejection, which is the last one here.
-        addresses = [*(target.address for target in pool.targets), None]
-        found.append(tuple(addresses[i] for i in pool_table(pool)))
-    return found
+        interfaces = interfaces_of(planned.gateway)
+        found = within(netns, lambda: list(_nft_maps.differences(planned.forwarding, interfaces)))
+        yield from (f"{who}: {what}" for what in found)
 
 
 def _bird(world: World, pod: Pod, planned: GatewayPlan) -> Iterator[str]:

@@ -2,35 +2,180 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
 
 from core.lb.forwarding import Forwarding
 from core.model import Address
 from live.dataplane import nft
-from live.dataplane.nft_marks import MarkRoutes
-from live.dataplane.nft_tables import load
-from live.dataplane.nft_wire import NftSocket, Table
+from live.dataplane.nft_expressions import Meta, Verdict, contained, decide, meta
+from live.dataplane.nft_listing import listing
+from live.dataplane.nft_maps import PREFIX, marks_of
+from live.dataplane.nft_marks import GROUPS, MARK_BASE, MARK_MASK, TARGETS, MarkRoutes, _to_group
+from live.dataplane.nft_program import UNMATCHED
+from live.dataplane.nft_tables import Desired, State, load, transactions
+from live.dataplane.nft_wire import GETRULE, GETSET, NftSocket, Table, element
+from live.netlink import attributes, each_attribute, string
 from live.routes import GATEWAY_TABLE
 from live.rtnetlink import RouteSocket
+from sim.net.namespaces import ip_batch, within
+from tests.netns._ways import ways_out
 
 TABLE: Final = Table(nft.TABLE)
+_HOST: Final = Path("/proc/self/ns/net")
+_EMPTY: Final = "nft-wanted"
+"""A namespace in which the wanted rules stand alone, so that the kernel says how it lists them."""
+
+_RULE_CHAIN, _RULE_EXPRESSIONS, _SET_NAME = 2, 4, 2
+_OF_ONE_SET: Final = (10, 16, 20)
+"""NFTA_SET_ID, NFTA_SET_HANDLE, NFTA_SET_COUNT: no two sets have the same. Source: linux/netfilter/nf_tables.h."""
+
+Element = tuple[bytes, bytes, bytes]
+"""Key, flags, data."""
 
 
-def differences(expected: Sequence[tuple[Address | None, ...]]) -> Iterator[str]:
-    """Each bucket leads, over its mark and its route, to the target that `expected` says; no other map and no other mark is there."""
+class Content(NamedTuple):
+    """A table as the kernel lists it, without handles and counters."""
+
+    chains: dict[str, list[bytes]]
+    """The expressions of rules, in their order, by chain."""
+    sets: dict[str, dict[int, bytes]]
+    """What a set is, by name."""
+    elements: dict[str, list[Element]]
+    """Of all sets but the bucket maps, sorted."""
+
+
+def differences(forwarding: Forwarding, interfaces: Sequence[str]) -> Iterator[str]:
+    """Every rule, every element of every set and map, and the route behind each mark are those of `forwarding`; no other is there."""
+    pools = {flow.pool: forwarding.pool_of(flow) for flow in forwarding.flows}
+    targets = {target.address for pool in pools.values() for target in pool.targets}
     with NftSocket() as kernel:
         state = load(kernel, TABLE)
         marks = MarkRoutes(reply_table=GATEWAY_TABLE).marks()
-    address_of = {mark: address for address, mark in marks.items()}
-    found = {tuple(address_of.get(int(mark)) for mark in table) for table in state.maps.values()}
-    # A pool that rejects everything needs no map.
-    wanted = {table for table in expected if any(table)}
-    if found != wanted:
-        yield f"the {len(state.maps)} bucket maps are not those of {len(wanted)} pools"
-    targets = {address for table in expected for address in table if address is not None}
-    if marks.keys() != targets:
-        yield f"marks lead to {sorted(map(str, marks))}; targets are {sorted(map(str, targets))}"
+        if marks.keys() != targets:
+            yield f"marks lead to {sorted(map(str, marks))}; targets are {sorted(map(str, targets))}"
+            return
+        tables = marks_of(pools, marks)
+        desired = nft._desired(
+            forwarding, tables, (*interfaces, nft.OWN.peer), state, transaction_bytes := kernel.transaction_bytes
+        )
+        yield from _unlike_maps(state, desired)
+        found = _content(kernel)
+    yield from _unlike_routes(marks)
+    wanted = _wanted(desired, transaction_bytes)
+    for kind in Content._fields:
+        yield from _unlike(kind, getattr(found, kind), getattr(wanted, kind))
+
+
+@contextmanager
+def spoiled(what: str) -> Iterator[None]:
+    """A "bucket" of a map leads elsewhere meanwhile, or a set has one "element" too much, or a chain one "rule"."""
+    with NftSocket() as kernel:
+        (name, *_) = [name for name in kernel.sets(nft.TABLE) if name.startswith(PREFIX)]
+        keys, marks = kernel.pairs(nft.TABLE, name)
+        key, good = keys[:1], marks[:1]
+        other = marks[marks != good][:1]
+        chain = next(name for name in kernel.chains(nft.TABLE) if name.startswith("unmatched"))
+        extra = [element(b"\x07")]
+        rule = decide(Verdict.DROP)
+        change, mend = {
+            "bucket": (
+                [*TABLE.delete_keys(name, key), *TABLE.add_pairs(name, key, other)],
+                [*TABLE.delete_keys(name, key), *TABLE.add_pairs(name, key, good)],
+            ),
+            "element": ([*TABLE.add_elements(UNMATCHED, extra)], [*TABLE.delete_elements(UNMATCHED, extra)]),
+            "rule": (
+                [TABLE.rule(chain, rule)],
+                [
+                    TABLE.delete_rules(chain),
+                    TABLE.rule(chain, meta(Meta.FAMILY) + contained(UNMATCHED) + rule),
+                    TABLE.rule(chain, rule),
+                ],
+            ),
+        }[what]
+        kernel.commit(change)
+        try:
+            yield
+        finally:
+            kernel.commit(mend)
+
+
+def _unlike_maps(state: State, desired: Desired) -> Iterator[str]:
+    """The buckets of every map, one by one."""
+    yield from _unlike("maps", dict.fromkeys(state.maps), dict.fromkeys(desired.maps))
+    for name in state.maps.keys() & desired.maps.keys():
+        found, wanted = state.maps[name], desired.maps[name]
+        if len(found) != len(wanted):
+            yield f"map {name} has {len(found)} buckets, expected {len(wanted)}"
+        elif (found != wanted).any():
+            wrong = np.flatnonzero(found != wanted)
+            yield f"{len(wrong)} buckets of map {name} lead elsewhere, the first is {wrong[0]}"
+
+
+def _unlike_routes(marks: Mapping[Address, int]) -> Iterator[str]:
+    """Each mark has one rule to its table, whose route leaves by the interface that the kernel itself would take."""
+    there = listing(MARK_BASE, MARK_MASK, TARGETS)
+    leaves = {(address.version, mark) for address, mark in marks.items()}
+    if there.leaves != leaves:
+        yield f"rules lead to the marks {sorted(there.leaves)}, expected {sorted(leaves)}"
+    groups, wanted = {rule for rule in there.rules if rule.priority == GROUPS}, {_to_group(*leaf) for leaf in leaves}
+    if groups != wanted:
+        yield f"rules of groups are {sorted(map(str, groups))}, expected {sorted(map(str, wanted))}"
+    ways = ways_out(marks)
+    for address, mark in marks.items():
+        if there.hops[mark][1] != ways[address][0]:
+            yield f"packets to {address} leave by interface {there.hops[mark][1]}, expected {ways[address][0]}"
+
+
+def _wanted(desired: Desired, transaction_bytes: int) -> Content:
+    """What a kernel lists that has been given `desired` and nothing else, ever; without buckets."""
+
+    def fill() -> Content:
+        empty = {name: np.zeros_like(marks) for name, marks in desired.maps.items()}
+        plan = transactions(Table(nft.TABLE), State(), replace(desired, maps=empty), transaction_bytes)
+        with NftSocket() as kernel:
+            for messages in (*plan.additions, plan.switch):
+                kernel.commit(messages)
+            return _content(kernel)
+
+    ip_batch(_HOST, [f"netns add {_EMPTY}"])
+    try:
+        return within(Path("/run/netns", _EMPTY), fill)
+    finally:
+        ip_batch(_HOST, [f"netns delete {_EMPTY}"])
+
+
+def _content(kernel: NftSocket) -> Content:
+    chains: dict[str, list[bytes]] = {name: [] for name in kernel.chains(nft.TABLE)}
+    for rule in kernel._list(GETRULE, nft.TABLE, "listing rules"):
+        chains[string(rule[_RULE_CHAIN])].append(rule[_RULE_EXPRESSIONS])
+    sets = {string(values[_SET_NAME]): values for values in kernel._list(GETSET, nft.TABLE, "listing sets")}
+    shapes = {
+        name: {kind: value for kind, value in values.items() if kind not in _OF_ONE_SET}
+        for name, values in sets.items()
+    }
+    elements = {name: sorted(_elements(kernel, name)) for name in sets if not name.startswith(PREFIX)}
+    return Content(chains, shapes, elements)
+
+
+def _elements(kernel: NftSocket, name: str) -> Iterator[Element]:
+    for chunk in kernel._element_lists(nft.TABLE, name):
+        for _, body in each_attribute(chunk):
+            values = attributes(body)
+            yield values.get(1, b""), values.get(3, b""), values.get(2, b"")
+
+
+def _unlike(what: str, found: Mapping[str, object], wanted: Mapping[str, object]) -> Iterator[str]:
+    for name in sorted(found.keys() | wanted.keys()):
+        if name not in wanted:
+            yield f"{what}: {name} is too much"
+        elif found.get(name, "missing") != wanted[name]:
+            yield f"{what}: {name} is {found.get(name, 'missing')}, expected {wanted[name]}"
 
 
 def leftovers(forwarding: Forwarding, interfaces: Sequence[str]) -> Iterator[str]:

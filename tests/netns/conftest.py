@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.netns import _shared_sandbox
 from tests.netns._shared_sandbox import SharedSandbox, shared_by
 
 _SHARED = pytest.StashKey[SharedSandbox]()
+_PASSED = pytest.StashKey[bool]()
+"""Of a test: whether its body has."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -101,3 +104,26 @@ def _namespaces_or_skip(request: pytest.FixtureRequest) -> None:
     if any(request.node.get_closest_marker(mark) is not None for mark in ("sandbox", _shared_sandbox.MARK)):
         capability = capabilities.probe("namespaces")
         require("netns", capability.available, f"{capability.detail}; {capability.remedy}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[_PASSED] = report.passed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _as_planned_in_the_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """However a test has hurt its world: in the end kernel, API and plan agree, and nothing is left over."""
+    from tests.netns._converged import assert_converged
+    from tests.netns._world import World
+
+    if "world" not in request.fixturenames:
+        yield
+        return
+    world = request.getfixturevalue("world")
+    yield
+    if isinstance(world, World) and request.node.stash.get(_PASSED, False):
+        assert_converged(world)
