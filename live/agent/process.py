@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from core.garbage import GarbageCollector
 from core.kube import Resource
 from live.agent.health import Health
 from live.agent.logs import configure_logs
 from live.agent.metrics import Registry
 from live.agent.serve import HttpServer, agent_routes
-from live.garbage import GarbageCollector
 from live.kube import KubeClient, connect
 from live.kube_informer import WatchingInformer
 from live.workqueue import SharedQueue, Turn, run_reconciler

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from core.garbage import GarbageCollector
 from sim.cluster.apimachinery.cluster import Cluster
 from sim.cluster.apimachinery.faults import Faults
 from sim.cluster.apimachinery.http import Service
@@ -35,6 +36,9 @@ from sim.cluster.apimachinery.writes import Sources
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """No vowels, so no words. Source: apimachinery pkg/util/rand/rand.go."""
+
+COLLECT_S = 0.2
+"""Between two looks for garbage among what is new. Python by itself walks through all objects at times: 100 ms with 1,000 Pods."""
 
 
 def log(event: str, **fields: Any) -> None:
@@ -109,10 +113,17 @@ async def serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     settling = False
 
+    garbage = GarbageCollector()
+
     def settle() -> None:
         nonlocal settling
         settling = False
         cluster.settle()
+
+    async def collect() -> None:
+        while True:
+            garbage.collect(loop.time())
+            await asyncio.sleep(COLLECT_S)
 
     def wanted() -> None:
         # Once for all that a request leaves to do, and after its answer.
@@ -135,6 +146,7 @@ async def serve(options: argparse.Namespace) -> None:
     service.address = listening.address
     if options.allow_faults:
         service.admin = listening.admin
+    collecting = asyncio.create_task(collect())
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
@@ -142,6 +154,7 @@ async def serve(options: argparse.Namespace) -> None:
     log("ready", url=f"http://{listening.address}", cpu_s=round(usage, 3), faults=options.allow_faults)
     _announce(options, f"http://{listening.address}")
     await stopped.wait()
+    collecting.cancel()
     log("stopping", version=cluster.store.version)
     await listening.stop()
 

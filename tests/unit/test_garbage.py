@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from live.garbage import WHOLE_S, GarbageCollector
+from core.garbage import WHOLE_S, GarbageCollector
 
 
 class Ring:

@@ -1,7 +1,8 @@
 """When Python looks for garbage that refers to itself: between two turns, and not among what stays.
 
-Everything that an agent keeps (objects as JSON, their models, a plan) is freed by counting references, yet the collector walks through
-all of it whenever there is a quarter more of it: 100 ms with 1,000 Pods, in the middle of whatever is under way.
+Everything that an agent or the imitated API server keeps (objects as JSON, their models, a plan) is freed by counting references, yet
+the collector walks through all of it whenever there is a quarter more of it: 100 ms with 1,000 Pods, in the middle of whatever is under
+way.
 
 Source: CPython Doc/library/gc.rst (freeze), Modules/gcmodule.c (gc_collect_generations).
 """
