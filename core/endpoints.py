@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from types import MappingProxyType
 
 from core import names, slots
 from core.model import Address, Endpoint, EndpointSlice, Meta, NetworkSelection, ObjectRef, Pod, Prefix, Service
+
+SLOTS_OF_A_SLICE = 100
+"""So many endpoints a slice has at most: as many as Kubernetes gives its own.
+
+Source: kube-controller-manager, --max-endpoints-per-slice; KEP-0752.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,30 +86,65 @@ def slices_of(
     vips: Sequence[Prefix],
     *,
     needs_attachment: bool,
+    known: Mapping[ObjectRef, EndpointSlice] = MappingProxyType({}),
 ) -> tuple[EndpointSlice, ...]:
-    """The two slices of `service`, IPv4 and IPv6, with the slots of `previous` kept. A family without addresses has no slice.
+    """The slices of `service`, IPv4 before IPv6, with the slots of `previous` kept. A family without addresses has no slice.
+
+    Slice number k has the slots from k * SLOTS_OF_A_SLICE on, so an endpoint stays in its slice as long as its Pod lives, and what
+    changes with it is that slice alone. It is there as long as a Pod has one of its slots, though none may have an address yet.
 
     A Pod has its slot from the moment at which it exists, so slots follow the order in which Pods were created, whatever the order
     in which they come up.
 
     `needs_attachment`: an endpoint is ready only when its Pod holds at least one of `vips`, the VIPs of the Service; those that it
-    does not hold yet are `pending_vips`.
+    does not hold yet are `pending_vips`. `known`: slices of this very Service at another time; an equal one is given as that object.
     """
     before: dict[str, int] = {}
     for slice_ in previous:
         before |= slice_.reserved
-    assigned = slots.assign((s.pod.meta.uid for s in selected), before, service.max_endpoints)
+    assigned = slots.assign([s.pod.meta.uid for s in selected], before, service.max_endpoints)
+    parts: dict[int, list[tuple[int, Selected]]] = {}
+    for one in selected:
+        slot = assigned.get(one.pod.meta.uid)
+        if slot is not None:
+            parts.setdefault(slot // SLOTS_OF_A_SLICE, []).append((slot, one))
+    for part in parts.values():
+        part.sort(key=itemgetter(0))
     slices = []
     for version in (4, 6):
         wanted = tuple(vip for vip in vips if vip.version == version) if needs_attachment else None
-        endpoints = tuple(
-            s.endpoint(version, assigned[s.pod.meta.uid], wanted)
-            for s in selected
-            if version in s.addresses and s.pod.meta.uid in assigned
-        )
-        if endpoints:
-            slices.append(_slice(service, version, endpoints, assigned, wanted))
+        if any(version in one.addresses for part in parts.values() for _, one in part):
+            made = (_slice(service, version, number, parts[number], wanted) for number in sorted(parts))
+            slices += [_the_same(known.get(slice_.meta.ref), slice_) for slice_ in made]
     return tuple(slices)
+
+
+def _the_same(known: EndpointSlice | None, made: EndpointSlice) -> EndpointSlice:
+    return known if known == made and known is not None else made
+
+
+def in_order_of_writing(
+    changed: Iterable[EndpointSlice], planned: Iterable[EndpointSlice], stored: Mapping[ObjectRef, EndpointSlice]
+) -> tuple[tuple[EndpointSlice, bool], ...]:
+    """The slices that changed, in the order in which they are to be written, and whether a slice gives endpoints away: it is written
+    last, after those that take them, so that every endpoint is in one slice at least at every moment.
+
+    `planned`: all slices of the plan; `stored`: the slices as they are.
+    """
+    taken: dict[tuple[str, str, int], set[str]] = {}
+    found = []
+    planned = tuple(planned)
+    for slice_ in changed:
+        was = stored.get(slice_.meta.ref)
+        given = {e.pod_uid for e in was.endpoints} - slice_.reserved.keys() if was is not None else set()
+        if given:
+            family = (slice_.meta.namespace, slice_.service, slice_.version)
+            if family not in taken:
+                same = (s for s in planned if (s.meta.namespace, s.service, s.version) == family)
+                taken[family] = {uid for s in same for uid in s.reserved}
+            given &= taken[family]
+        found.append((slice_, bool(given)))
+    return tuple(sorted(found, key=itemgetter(1)))
 
 
 def told_once(slices: Iterable[EndpointSlice]) -> tuple[EndpointSlice, ...]:
@@ -149,21 +192,27 @@ def _endpoint(selected: Selected, version: int, slot: int, wanted: tuple[Prefix,
 def _slice(
     service: Service,
     version: int,
-    endpoints: tuple[Endpoint, ...],
-    assigned: Mapping[str, int],
+    number: int,
+    part: Sequence[tuple[int, Selected]],
     vips: tuple[Prefix, ...] | None,
 ) -> EndpointSlice:
-    ref = ObjectRef(kind="EndpointSlice", namespace=service.meta.namespace, name=f"{service.meta.name}-ipv{version}")
+    ref = ObjectRef(kind="EndpointSlice", namespace=service.meta.namespace, name=slice_name(service, version, number))
     labels = {names.SERVICE_NAME: service.meta.name, names.SLICE_MANAGED_BY: names.SLICE_MANAGER}
     return EndpointSlice(
         meta=Meta(ref=ref, labels=labels),
         service=service.meta.name,
         version=version,
-        endpoints=tuple(sorted(endpoints, key=lambda e: e.slot)),
+        endpoints=tuple(one.endpoint(version, slot, vips) for slot, one in part if version in one.addresses),
         ports=tuple(
             (port.name, port.protocol, port.target_port) for port in service.ports if isinstance(port.target_port, int)
         ),
-        reserved=dict(assigned),
+        reserved={one.pod.meta.uid: slot for slot, one in part},
         managed_by=names.SLICE_MANAGER,
         vips=vips,
     )
+
+
+def slice_name(service: Service, version: int, number: int) -> str:
+    """``<service>-ipv4``, then ``<service>-ipv4-1`` and so on: a Service of up to a hundred endpoints has the one of plain name."""
+    plain = f"{service.meta.name}-ipv{version}"
+    return f"{plain}-{number}" if number else plain

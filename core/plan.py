@@ -6,8 +6,9 @@ never changes what a good one gets). A `Planner` makes the same Plan from change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -119,7 +120,9 @@ class _ServicePlan:
     stored: int
     selected: tuple[Selected, ...]
     slices: tuple[EndpointSlice, ...]
-    usable: Mapping[int, Usable]
+    usable: Mapping[ObjectRef, tuple[EndpointSlice, Usable]]
+    """What each slice gives, and of them all by family: `joint`."""
+    joint: Mapping[int, Usable]
     refs: frozenset[ObjectRef]
     """Of the Pods in `selected`."""
 
@@ -249,18 +252,26 @@ class Planner:
             self._slices.at((service.meta.namespace, service.meta.name)),
             served.all_vips,
             needs_attachment=served.needs_attachment,
+            known={slice_.meta.ref: slice_ for slice_ in known.slices} if known is not None else {},
         )
-        if known is not None and known.slices == slices:
+        if known is not None and _identical(known.slices, slices):
             # The same objects again, so that nobody compares what follows from them.
-            slices, usable = known.slices, known.usable
+            slices, usable, joint = known.slices, known.usable, known.joint
         else:
-            usable = {
-                version: joined([usable_of(slice_) for slice_ in slices if slice_.version == version])
+            usable = _usable_of_each(slices, known.usable if known is not None else {})
+            joint = {
+                version: joined([part for slice_, part in usable.values() if slice_.version == version])
                 for version in (4, 6)
             }
-        refs = frozenset(one.pod.meta.ref for one in selected)
         return _ServicePlan(
-            served=served, pods=pods, stored=stored, selected=selected, slices=slices, usable=usable, refs=refs
+            served=served,
+            pods=pods,
+            stored=stored,
+            selected=selected,
+            slices=slices,
+            usable=usable,
+            joint=joint,
+            refs=frozenset(one.pod.meta.ref for one in selected),
         )
 
     def _forget_pods(self, service: ObjectRef) -> None:
@@ -272,7 +283,7 @@ class Planner:
         for ref, gateway in relations.gateways.items():
             carriers = (ref.namespace, names.PROXY_NAME, ref.name)
             services = [
-                self._services[service].usable for service in relations.backends[ref] if service in self._services
+                self._services[service].joint for service in relations.backends[ref] if service in self._services
             ]
             inputs: tuple[object, ...] = (self._pods.version(carriers), *services)
             known = self._gateways.get(ref)
@@ -301,7 +312,7 @@ class Planner:
 
     def _usable(self, service: ServiceName, version: int) -> Usable:
         planned = self._services.get(ObjectRef(kind="Service", namespace=service[0], name=service[1]))
-        return planned.usable.get(version, Usable()) if planned is not None else Usable()
+        return planned.joint.get(version, Usable()) if planned is not None else Usable()
 
     def _attach(self, relations: Relations) -> None:
         """Brings the attachments of stale Pods up to date. Pods of the same Services have the same, computed once."""
@@ -337,6 +348,21 @@ class Planner:
 def _candidates(service: Service) -> tuple[str, str, str]:
     """Where the Pods are found that the Service may select: those with one label of its selector."""
     return (service.meta.namespace, *min(service.selector.items(), default=("", "")))
+
+
+def _identical(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def _usable_of_each(
+    slices: Iterable[EndpointSlice], known: Mapping[ObjectRef, tuple[EndpointSlice, Usable]]
+) -> dict[ObjectRef, tuple[EndpointSlice, Usable]]:
+    """What each slice gives; `known`: the result for other slices, of which that is taken which did not change."""
+    found = {}
+    for slice_ in slices:
+        same = known.get(slice_.meta.ref)
+        found[slice_.meta.ref] = same if same is not None and same[0] is slice_ else (slice_, usable_of(slice_))
+    return found
 
 
 def gateway_pods(gateway: Gateway, pods: Iterable[Pod]) -> tuple[Pod, ...]:

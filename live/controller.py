@@ -12,12 +12,13 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
 from core import kube, names
+from core.endpoints import in_order_of_writing
 from core.errors import ApiError
 from core.kube import Informer, Json, KubeApi, ObjectName
 from core.manifests import events, render, workloads
@@ -88,6 +89,8 @@ class Controller:
         self._store = PlanStore([self._informers[resource.kind] for resource in READ])
         self._settled: dict[_Key, tuple[object, ...]] = {}
         """What was planned and what is there, by objects that needed no request for it in the last turn."""
+        self._in_part: set[tuple[str, str]] = set()
+        """Services of which a slice could not be written in this turn."""
         self._build = build
         self._now = now
 
@@ -109,16 +112,21 @@ class Controller:
     def _requests(self, wanted: Plan) -> Iterator[Callable[[], object]]:
         before, self._settled = self._settled, {}
         # What packets wait for goes first.
-        for attempts in (self._slices, self._workloads, self._attachments, self._statuses):
+        yield from self._slices(wanted, before)
+        for attempts in (self._workloads, self._attachments, self._statuses):
             for attempt in attempts(wanted):
-                if _same(before.get(attempt.key), attempt.of):
-                    self._settled[attempt.key] = attempt.of
-                else:
+                if not self._is_settled(attempt.key, attempt.of, before):
                     yield partial(self._attempt, attempt)
         yield from self._removals(wanted)
         routers, pods = self._informers["GatewayRouter"].objects(), self._informers["Pod"].objects()
         for router, pod in stale_sessions(routers.values(), pods.values()):
             yield partial(forget_session, self._api, router, pod)
+
+    def _is_settled(self, key: _Key, of: tuple[object, ...], before: Mapping[_Key, tuple[object, ...]]) -> bool:
+        same = _same(before.get(key), of)
+        if same:
+            self._settled[key] = of
+        return same
 
     def _attempt(self, attempt: _Attempt) -> None:
         if not attempt.apply():
@@ -136,33 +144,52 @@ class Controller:
                 apply = partial(self._applier.apply, kube.DEPLOYMENTS, workload, current)
                 yield _Attempt(("Deployment", *name), (planned.gateway, current), apply)
 
-    def _slices(self, wanted: Plan) -> Iterator[_Attempt]:
-        services = self._store.metas(self._informers["Service"])
-        stored = self._informers["EndpointSlice"].objects()
+    def _slices(self, wanted: Plan, before: Mapping[_Key, tuple[object, ...]]) -> Iterator[Callable[[], object]]:
+        self._in_part = set()
+        services, stored = self._store.models(self._informers["Service"]), self._informers["EndpointSlice"].objects()
+        changed: dict[ObjectRef, EndpointSlice] = {}
         for slice_ in wanted.slices:
-            name = (slice_.meta.namespace, slice_.meta.name)
-            service, current = services[slice_.meta.namespace, slice_.service], stored.get(name)
-            yield _Attempt(
-                ("EndpointSlice", *name),
-                (slice_, service, current),
-                partial(self._apply_slice, slice_, service, current),
-            )
+            ref = slice_.meta.ref
+            service = services[ref.namespace, slice_.service].meta
+            of = (slice_, service, stored.get((ref.namespace, ref.name)))
+            if not self._is_settled(("EndpointSlice", ref.namespace, ref.name), of, before):
+                changed[ref] = slice_
+        models = self._store.models(self._informers["EndpointSlice"]).values()
+        known = {model.meta.ref: model for model in models if isinstance(model, EndpointSlice)} if changed else {}
+        for slice_, gives in in_order_of_writing(changed.values(), wanted.slices, known):
+            ref = slice_.meta.ref
+            service = services[ref.namespace, slice_.service].meta
+            yield partial(self._apply_slice, slice_, service, stored.get((ref.namespace, ref.name)), gives=gives)
 
-    def _apply_slice(self, slice_: EndpointSlice, service: Meta, current: Json | None) -> bool:
-        """Of a write, the API's answer stands for the object until it is another one: it need not be compared with what was written."""
-        ref = slice_.meta.ref
+    def _apply_slice(self, slice_: EndpointSlice, service: Meta, current: Json | None, *, gives: bool) -> None:
+        """Of a write, the API's answer stands for the object until it is another one: it need not be compared with what was written.
+
+        `gives`: the slice gives endpoints away, which it keeps while a slice that may take them could not be written.
+        """
+        ref, of_service = slice_.meta.ref, (slice_.meta.namespace, slice_.service)
+        key = ("EndpointSlice", ref.namespace, ref.name)
+        if gives and of_service in self._in_part:
+            return
 
         def stored(answer: Json) -> None:
             self._slices_written.note(answer)
-            self._settled["EndpointSlice", ref.namespace, ref.name] = (slice_, service, answer)
+            self._settled[key] = (slice_, service, answer)
 
-        return self._applier.apply(kube.ENDPOINT_SLICES, render.endpoint_slice(slice_, service), current, stored=stored)
+        body = render.endpoint_slice(slice_, service)
+        try:
+            written = self._applier.apply(kube.ENDPOINT_SLICES, body, current, stored=stored)
+        except ApiError:
+            self._in_part.add(of_service)
+            raise
+        if not written:
+            self._settled[key] = (slice_, service, current)
 
     def _removals(self, wanted: Plan) -> Iterator[Callable[[], object]]:
         keep = {(slice_.meta.namespace, slice_.meta.name) for slice_ in wanted.slices}
         for name, raw in self._informers["EndpointSlice"].objects().items():
             labels = raw["metadata"].get("labels") or {}
-            if labels.get(names.SLICE_MANAGED_BY) == names.SLICE_MANAGER and name not in keep:
+            ours = labels.get(names.SLICE_MANAGED_BY) == names.SLICE_MANAGER
+            if ours and name not in keep and (name[0], labels.get(names.SERVICE_NAME)) not in self._in_part:
                 yield partial(self._remove_slice, name)
 
     def _remove_slice(self, name: ObjectName) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from core.kube import Informer, Json, ObjectName
 from core.manifests import parse_object
-from core.model import KubeObject, Meta
+from core.model import KubeObject
 from core.objects import Objects, Rejected
 from core.plan import Plan, Planner
 
@@ -62,10 +62,9 @@ class PlanStore:
             self._seen[i] = after
         return self._planner.plan()
 
-    def metas(self, informer: Informer) -> Mapping[ObjectName, Meta]:
-        """Metadata of what `informer` held when the last plan was made; the same object as long as the whole object is."""
-        models = next(models for one, models in zip(self._informers, self._models, strict=True) if one is informer)
-        return {name: model.meta for name, model in models.items()}
+    def models(self, informer: Informer) -> Mapping[ObjectName, KubeObject | Rejected]:
+        """What was read of what `informer` held when the last plan was made; the same object as long as it has not changed."""
+        return next(models for one, models in zip(self._informers, self._models, strict=True) if one is informer)
 
 
 OWN_WRITE_S = 5.0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from core import names
+from core.endpoints import in_order_of_writing
 from core.kube import (
     DEPLOYMENTS,
     ENDPOINT_SLICES,
@@ -104,7 +105,8 @@ class Controller:
 
     def _slices(self, wanted: Plan, objects: Objects) -> None:
         services = {(service.meta.namespace, service.meta.name): service.meta for service in objects.services}
-        for slice_ in wanted.slices:
+        known = {slice_.meta.ref: slice_ for slice_ in objects.slices}
+        for slice_, _ in in_order_of_writing(wanted.slices, wanted.slices, known):
             service = services[(slice_.meta.namespace, slice_.service)]
             body = partial(render.endpoint_slice, slice_, service)
             self._apply(ENDPOINT_SLICES, slice_.meta.ref, (slice_, service.uid), body)
