@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,20 +19,20 @@ from core.model import Address
 from core.ports import FlowCounter
 from live import sysctl
 from live.dataplane import bpf, libbpf, tc_slow
-from live.dataplane.egress import Link, egress, links
+from live.dataplane.egress import Link, links
 from live.dataplane.fence import Fence
 from live.dataplane.tc_image import compile_flows
+from live.dataplane.tc_places import Places, PoolPlaces
 from live.dataplane.tc_program import (
     COMPILE_COMMAND,
     FRAGMENT_SHAPE,
     OBJECT,
-    TARGET,
     Constants,
     Drop,
     Program,
     new_fragments,
 )
-from live.dataplane.tc_tables import NoRoomError, Record, Tables, sizes_of
+from live.dataplane.tc_tables import NoRoomError, Tables, sizes_of
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +41,10 @@ ANSWERS_PER_S: Final = 1000
 _INGRESS: Final = "ingress-"
 """Of pins; then the index of the interface, for its name may have dots, which that file system refuses."""
 _FOLDER: Final = "tidegate-"
+SLOW_MTU_BYTES: Final = 1500
+"""Without targets."""
 _SLOW: Final = ("answer", "slow")
 """Programs and pins of the slow device, in the order in which they run."""
-_FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _PROG_TYPE_SCHED_CLS: Final = 3
 _EINVAL: Final = 22
 
@@ -109,6 +109,11 @@ class TcDataplane:
         self._fragments: int | None = None
         self._unreachable: frozenset[Target] = frozenset()
         self._fence = Fence()
+        self._places = Places()
+        self._slow: tuple[Link, Link] | None = None
+        self._forwarding: Forwarding | None = None
+        self._surroundings: tuple[tuple[str, ...], int, Mapping[str, Link]] | None = None
+        """Interfaces, MTU of the slow device, and all links, as of the last `apply` that succeeded."""
 
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
         """Makes `forwarding` true for packets that arrive on `interfaces` (tc_tables.py says in which order), and for no others.
@@ -122,28 +127,37 @@ class TcDataplane:
             raise DataplaneError(
                 f"there is no interface {', '.join(missing)} in this network namespace, only {', '.join(there)}"
             )
-        for parameter in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
-            sysctl.ensure(parameter, "1")
-        way_out = egress(there)
-        targets = {target for pool in forwarding.pools for target in pool.targets}
-        places = {target: way_out.link_of(target.address) for target in targets}
-        self._tell_unreachable(frozenset(target for target, link in places.items() if link is None))
-        mtus = [link.mtu_bytes for link in places.values() if link is not None]
-        if not self._pins.exists():
-            _sweep(self._pins.parent)
-            self._pins.mkdir()
-        entrance, exit_ = tc_slow.ensure(min(mtus, default=1500))
+        places = self._places.look(forwarding.pools, there)
+        self._tell_unreachable(frozenset(target for found in places.values() for target in found.unreachable))
+        mtus = [found.least_mtu_bytes for found in places.values() if found.least_mtu_bytes is not None]
+        surroundings = tuple(interfaces), min(mtus, default=SLOW_MTU_BYTES), there
+        known, self._surroundings = self._surroundings, None
+        # The same set again is an occasion to look whether all that it rests on is still there. A new one need not wait for that.
+        look = forwarding is self._forwarding or surroundings != known
+        if look or self._slow is None:
+            self._slow = self._prepare(surroundings[1])
+        entrance, exit_ = self._slow
         vips = {vip for flow in forwarding.flows for vip in flow.destinations}
         self._fence.extend(vips, interfaces, entrance.index)
         before = self._tables
-        records = {target: _record(target, link) for target, link in places.items()}
-        self._fill(forwarding, records.__getitem__, entrance.index)
+        self._fill(forwarding, places, entrance.index)
         try:
-            self._attach(exit_, [there[name] for name in dict.fromkeys(interfaces)])
+            if look or self._tables is not before:
+                self._attach(exit_, [there[name] for name in dict.fromkeys(interfaces)])
         finally:
             if before is not None and before is not self._tables:
                 before.program.close()
         self._fence.narrow(vips, interfaces)
+        self._forwarding, self._surroundings = forwarding, surroundings
+
+    def _prepare(self, mtu_bytes: int) -> tuple[Link, Link]:
+        """Makes what the program needs around it; returns the two ends of the slow device."""
+        for parameter in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+            sysctl.ensure(parameter, "1")
+        if not self._pins.exists():
+            _sweep(self._pins.parent)
+            self._pins.mkdir()
+        return tc_slow.ensure(mtu_bytes)
 
     def _tell_unreachable(self, unreachable: frozenset[Target]) -> None:
         for target in sorted(unreachable - self._unreachable, key=lambda t: (t.service, t.slot, str(t.address))):
@@ -153,7 +167,7 @@ class TcDataplane:
             )
         self._unreachable = unreachable
 
-    def _fill(self, forwarding: Forwarding, record_of: Callable[[Target], Record], slow_ifindex: int) -> None:
+    def _fill(self, forwarding: Forwarding, places: Mapping[str, PoolPlaces], slow_ifindex: int) -> None:
         constants = Constants(
             slow_ifindex=slow_ifindex,
             fragment_mark=tc_slow.MARK,
@@ -163,10 +177,10 @@ class TcDataplane:
         old = self._tables
         known = old is not None and old.has_flows(forwarding.flows)
         decisions = old.decisions if old is not None and known else compile_flows(forwarding.flows)
-        needed = sizes_of(forwarding, decisions, record_of)
+        needed = sizes_of(forwarding, decisions, places)
         if old is not None and old.program.constants == constants and old.program.sizes.hold(needed):
             try:
-                old.fill(forwarding, decisions, record_of)
+                old.fill(forwarding, decisions, places)
             except NoRoomError:
                 log.info("the maps are full, loading a bigger program")
             else:
@@ -174,7 +188,7 @@ class TcDataplane:
         program = Program(needed.roomy(), constants, self._fragment_map(), self._object)
         try:
             self._tables = Tables(program, carried=old.totals() if old is not None else {})
-            self._tables.fill(forwarding, decisions, record_of)
+            self._tables.fill(forwarding, decisions, places)
         except BaseException:
             self._tables = old
             program.close()
@@ -271,6 +285,7 @@ class TcDataplane:
         self.close()
         self._fence.remove()
         tc_slow.remove()
+        self._slow = self._surroundings = None
 
     def close(self) -> None:
         """Lets go of descriptors; what is attached stays and forwards."""
@@ -298,9 +313,3 @@ def _is_attached(pin: Path) -> bool:
         return False
     with bpf.closing(fd):
         return bpf.link_ifindex(fd) != 0
-
-
-def _record(target: Target, link: Link | None) -> Record:
-    """The target as struct target has it: where it is now."""
-    index, mtu_bytes = (link.index, link.mtu_bytes) if link is not None else (0, 0)
-    return TARGET.pack(index, mtu_bytes, target.address.packed, _FAMILY[target.address.version])

@@ -14,21 +14,19 @@ either as it was or as it will be.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.lb.forwarding import Flow, Forwarding, Pool, Target, pool_table
+from core.lb.forwarding import Flow, Forwarding, Pool, pool_table
 from core.model import Address
 from live.dataplane.tc_image import CELL_BYTES, Decisions, Place, compile_flows
+from live.dataplane.tc_places import PoolPlaces, Record, address_in
 from live.dataplane.tc_program import REJECT_TARGET, TARGET, Program, Sizes
 
-Record = bytes
-"""A struct target: where packets for an address are sent. Two targets with equal records are one."""
-RecordOf = Callable[[Target], Record]
 FlowKey = tuple[str, str]
 """Name and pool of a flow; flows that share both share their counters."""
 Totals = dict[tuple[FlowKey, Address | None], tuple[int, int]]
@@ -68,7 +66,7 @@ class _PoolState:
     pool: Pool
     records: tuple[Record, ...]
     """By the order of `pool.targets`."""
-    counters: Mapping[Address, int]
+    counters: Mapping[Record, int]
     """By target, from the flow's first counter. Those of targets that are gone stay taken until `room` is used up; then the pool moves
     to another slot, and its flows to other counters, in one go."""
     room: int
@@ -96,17 +94,19 @@ def _room(targets: int) -> int:
     return max(_LEAST_COUNTERS, 1 << (2 * targets).bit_length())
 
 
-def sizes_of(forwarding: Forwarding, decisions: Decisions, record_of: RecordOf) -> Sizes:
+def sizes_of(forwarding: Forwarding, decisions: Decisions, places: Mapping[str, PoolPlaces]) -> Sizes:
     """The least sizes of a program that a change to `forwarding` fits into, from anything of half these sizes."""
     pools = {pool.name: pool for pool in forwarding.pools}
     keys = {(flow.name, flow.pool) for flow in forwarding.flows}
-    records = {record_of(target) for pool in pools.values() for target in pool.targets}
+    # Routes to one Service have the same targets, and often the same tuple of them.
+    distinct = {id(found.records): found.records for found in places.values()}
+    records = {record for found in distinct.values() for record in found}
     return Sizes(
         image_bytes=len(decisions.image) * CELL_BYTES,
         pools=len(pools),
         table_entries=max((pool.table_size for pool in pools.values()), default=1),
         targets=len(records),
-        counters=sum(_room(len(pools[pool].targets)) for _, pool in keys),
+        counters=sum(_room(len(places[pool].records)) for _, pool in keys),
     )
 
 
@@ -134,14 +134,14 @@ class Tables:
         """Whether `decisions` are those of `flows`."""
         return self._flows is not None and self._flows == flows
 
-    def fill(self, forwarding: Forwarding, decisions: Decisions, record_of: RecordOf) -> None:
+    def fill(self, forwarding: Forwarding, decisions: Decisions, places: Mapping[str, PoolPlaces]) -> None:
         """Makes the maps say `forwarding`, whose flows `decisions` decides.
 
         Raises NoRoomError when the maps are too small, DataplaneError when the kernel refuses.
         """
         by_name = {pool.name: pool for pool in forwarding.pools}
         pools = {_key(by_name[flow.pool]): by_name[flow.pool] for flow in forwarding.flows}
-        superseded = self._swap_tables(pools, record_of)
+        superseded = self._swap_tables(pools, places)
         retired = self._place_counters(forwarding.flows, by_name)
         placed = [self._place(flow, by_name[flow.pool]) for flow in forwarding.flows], forwarding.seed
         if not self.has_flows(forwarding.flows) or placed != self._placed:
@@ -151,11 +151,11 @@ class Tables:
         self._carry(retired, [*superseded, *gone])
         self._free([*superseded, *gone])
 
-    def _swap_tables(self, pools: Mapping[PoolKey, Pool], record_of: RecordOf) -> list[_PoolState]:
+    def _swap_tables(self, pools: Mapping[PoolKey, Pool], places: Mapping[str, PoolPlaces]) -> list[_PoolState]:
         """Returns the states that have been replaced."""
         changed: dict[PoolKey, tuple[Record, ...]] = {}
         for key, pool in pools.items():
-            records = tuple(map(record_of, pool.targets))
+            records = places[pool.name].records
             state = self._pools.get(key)
             if state is None or state.pool != pool or state.records != records:
                 changed[key] = records
@@ -165,29 +165,27 @@ class Tables:
         self._targets |= numbers
         states = {key: self._state(key, pools[key], records) for key, records in changed.items()}
         self.program.publish_tables({state.slot: self._entries(state) for state in states.values()})
-        for state in states.values():
-            self._uses.update(set(state.records))
+        for key, state in states.items():
+            old = self._pools.get(key)
+            self._uses.update(set(state.records).difference(old.records if old is not None else ()))
         superseded = [self._pools[key] for key in states if key in self._pools]
         self._pools |= states
         return superseded
 
     def _state(self, key: PoolKey, pool: Pool, records: tuple[Record, ...]) -> _PoolState:
         old = self._pools.get(key)
-        addresses = list(dict.fromkeys(target.address for target in pool.targets))
+        distinct = dict.fromkeys(records)
         if old is not None:
-            new = [address for address in addresses if address not in old.counters]
+            new = [record for record in distinct if record not in old.counters]
             if len(old.counters) + len(new) < old.room:
-                counters = {**old.counters, **{a: n for n, a in enumerate(new, len(old.counters) + 1)}}
+                counters = {**old.counters, **{r: n for n, r in enumerate(new, len(old.counters) + 1)}}
                 return _PoolState(old.slot, pool, records, counters, old.room)
-        counters = {address: n for n, address in enumerate(addresses, REJECTED + 1)}
-        return _PoolState(self._slots.take(), pool, records, counters, _room(len(addresses)))
+        counters = {record: n for n, record in enumerate(distinct, REJECTED + 1)}
+        return _PoolState(self._slots.take(), pool, records, counters, _room(len(distinct)))
 
     def _entries(self, state: _PoolState) -> NDArray[np.uint64]:
         """The table as struct bucket has it: which target, and which counter; shape (table_size,)."""
-        entries = [
-            self._targets[record] | state.counters[target.address] << 32
-            for target, record in zip(state.pool.targets, state.records, strict=True)
-        ]
+        entries = [self._targets[record] | state.counters[record] << 32 for record in state.records]
         # The table says -1 for rejection, which is the last one here.
         return np.array([*entries, REJECT_TARGET | REJECTED << 32], np.uint64)[pool_table(state.pool)]
 
@@ -251,16 +249,21 @@ class Tables:
         slots = {state.slot for state in replaced} - {state.slot for state in self._pools.values()}
         self.program.withdraw_tables(sorted(slots))
         self._slots.free += sorted(slots, reverse=True)
+        unused: list[Record] = []
         for state in replaced:
-            self._uses.subtract(set(state.records))
-        unused = [record for state in replaced for record in set(state.records) if not self._uses[record]]
-        numbers = {self._targets.pop(record): bytes(TARGET.size) for record in dict.fromkeys(unused)}
+            successor = self._pools.get(_key(state.pool))
+            lost = set(state.records).difference(successor.records if successor is not None else ())
+            self._uses.subtract(lost)
+            unused += (record for record in sorted(lost) if not self._uses[record])
+        numbers = {self._targets.pop(record): bytes(TARGET.size) for record in unused}
         self.program.write_targets(numbers)
         self._target_numbers.free += sorted(numbers, reverse=True)
-        self._uses = +self._uses
+        for record in unused:
+            del self._uses[record]
 
 
-def _add(totals: Totals, flow: FlowKey, values: NDArray[np.uint64], numbers: Mapping[Address, int]) -> None:
-    for address, number in ((None, REJECTED), *numbers.items()):
+def _add(totals: Totals, flow: FlowKey, values: NDArray[np.uint64], numbers: Mapping[Record, int]) -> None:
+    where = [(address_in(record), number) for record, number in numbers.items()]
+    for address, number in ((None, REJECTED), *where):
         packets, octets = totals.get((flow, address), (0, 0))
         totals[flow, address] = packets + int(values[number, 0]), octets + int(values[number, 1])
