@@ -99,8 +99,10 @@ def turns(weights: NDArray[np.int64], M: int) -> NDArray[np.int32]:
     who = np.repeat(np.arange(len(weights)), taken)
     k = np.arange(1, len(who) + 1) - np.repeat(taken.cumsum() - taken, taken)
     round_ = -(-k * greatest // weights[who])
-    in_turn = np.sort(round_ * len(weights) + who)[:M]
-    return (in_turn % len(weights)).astype(np.int32)
+    # Sorted by round, then by slot: both in one number, M < 2^31 each.
+    bits = len(weights).bit_length()
+    in_turn = np.sort(round_ << bits | who)[:M]
+    return (in_turn & ((1 << bits) - 1)).astype(np.int32)
 
 
 def _rounds(weights: NDArray[np.int64], greatest: int, M: int) -> int:

@@ -82,7 +82,7 @@ def _cases() -> list[Case]:
     kinds = (
         ("names known", equal, populate, True),
         ("names new", equal, _with_new_names, True),
-        ("weighted", weighted, populate, False),
+        ("weighted", weighted, populate, True),
         ("in Python", equal, _in_python, False),
     )
     return [

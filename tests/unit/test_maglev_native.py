@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _ctypes
+import importlib
 import json
 import os
 import shutil
@@ -109,7 +110,7 @@ def test_an_object_with_other_tables_is_not_used(tmp_path: Path) -> None:
 def test_doctor_says_which_one_computes_tables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sim.net.capabilities.probe_all", tuple)
+    monkeypatch.setattr(importlib.import_module("sim.net.capabilities"), "probe_all", tuple)
     for walk, available, detail in ((maglev_walk.walk, True, "libmaglev.so"), ("not for here", False, "not for here")):
         monkeypatch.setattr(maglev_native, "native_walk", lambda walk=walk: walk)
         assert doctor.main(["-o", "json"]) == 0
