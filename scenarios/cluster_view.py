@@ -40,13 +40,25 @@ class ClusterView:
         self._informers: dict[str, Informer] = {}
         self._due: dict[tuple[str, ObjectName], int | None] = {}
         """What was written and not yet seen: its version; None: it must be gone."""
+        self._passed: list[tuple[Json, ...]] | None = None
         for resource in FOLLOWED:
-            self._informers[resource.kind] = api.watch(resource, self._wake)
+            tell = self._note_slices if resource is kube.ENDPOINT_SLICES else self._wake
+            self._informers[resource.kind] = api.watch(resource, tell)
 
     def _wake(self, _name: ObjectName) -> None:
         with self._changed:
             self.changes += 1
             self._changed.notify_all()
+
+    def _note_slices(self, name: ObjectName) -> None:
+        if self._passed is not None:
+            self._passed.append(self.objects())
+        self._wake(name)
+
+    def passed(self) -> list[tuple[Json, ...]]:
+        """The snapshots after each change of an EndpointSlice since the last call; the first call begins to keep them."""
+        found, self._passed = self._passed or [], []
+        return found
 
     def objects(self) -> tuple[Json, ...]:
         """A snapshot; objects are shared, so nobody changes them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ class MeasuredTraffic:
 
     traffic: Traffic
     predictions: tuple[Prediction, ...]
-    """At least one; each later one is of the tables after a change."""
+    """At least one, which is settled. Each later settled one is of the tables after a change; between two of these stand the tables
+    that gateways may have had on the way."""
     connections: Connections
 
     def predicted_counts(self) -> Counter[str]:
@@ -51,14 +53,35 @@ class MeasuredTraffic:
         return wrong
 
     def must_break(self) -> NDArray[np.bool_]:
-        """Connections whose target changed while they were open; shape (n,). Short ones have ended before anything changes."""
+        """Connections that were open when a change began after which their target was another one; shape (n,). Short ones have ended
+        before anything changes."""
         moved = np.zeros(len(self.connections.tuples), np.bool_)
         if self.traffic.mode is Mode.SHORT:
             return moved
-        for before, after in zip(self.predictions, self.predictions[1:], strict=False):
+        for before, after in pairwise(one for one in self.predictions if one.settled):
             open_then = self.connections.established & (self.connections.established_s <= after.from_s)
             moved |= open_then & (self._by_pod(before) != self._by_pod(after))
         return moved
+
+    def may_break(self) -> NDArray[np.bool_]:
+        """Connections that need not break, but were open while a table may have led them elsewhere; shape (n,). Of short ones only
+        those that began during a change.
+
+        Which of the tables on the way a gateway really had, and whether a packet met it, nobody can say beforehand.
+        """
+        moved = np.zeros(len(self.connections.tuples), np.bool_)
+        for before, after in pairwise(self.predictions):
+            open_then = self.connections.established & (self.connections.established_s <= before.until_s)
+            if self.traffic.mode is Mode.SHORT:
+                open_then &= self.connections.established_s >= after.from_s
+            moved |= open_then & (self._by_pod(before) != self._by_pod(after))
+        return moved & ~self.must_break()
+
+    def break_mismatches(self) -> NDArray[np.bool_]:
+        """Connections that broke and had no reason to, or had to break and live; shape (n,)."""
+        lost, must = self.connections.lost, self.must_break()
+        wrong: NDArray[np.bool_] = (lost & ~must & ~self.may_break()) | (must & ~lost)
+        return wrong
 
     def _by_pod(self, prediction: Prediction) -> NDArray[np.int32]:
         """The prediction in the numbers of `connections.names`; Pods that never answered have numbers after those."""
@@ -92,6 +115,8 @@ def traffic_metrics(measured: Sequence[MeasuredTraffic]) -> dict[str, float]:
         "connections_failed": float(sum(int((~one.connections.established).sum()) for one in measured)),
         "connections_broken": float(sum(int(one.connections.lost.sum()) for one in measured)),
         "connections_must_break": float(sum(int(one.must_break().sum()) for one in measured)),
+        "connections_may_break": float(sum(int(one.may_break().sum()) for one in measured)),
+        "break_mismatches": float(sum(int(one.break_mismatches().sum()) for one in measured)),
         "targets_hit": float(len(hits)),
         "placement_mismatches": float(sum(int(one.mismatches().sum()) for one in measured)),
     }

@@ -22,7 +22,19 @@ METRICS = (
     Metric(
         name="connections_must_break",
         unit="1",
-        doc="open connections whose target changed, as the core's tables say: they cannot survive",
+        doc="open connections whose target was another one after a change, as the core's tables say: they cannot survive",
+        per_traffic=True,
+    ),
+    Metric(
+        name="connections_may_break",
+        unit="1",
+        doc="open connections that only a table on the way of a change led elsewhere and back: lost if a packet met it",
+        per_traffic=True,
+    ),
+    Metric(
+        name="break_mismatches",
+        unit="1",
+        doc="connections, one by one, that broke but neither had to nor may, or that had to break and did not",
         per_traffic=True,
     ),
     Metric(name="targets_hit", unit="1", doc="targets that answered at least one connection", per_traffic=True),

@@ -17,8 +17,10 @@ from typing import Any, assert_never
 from core.errors import TidegateError
 from core.kube import Json
 from core.lb.placement import FiveTuples
+from core.manifests import parse
 from core.manifests.workloads import LOAD_BALANCER_PORT
 from core.model import Address, Prefix
+from core.objects import Objects
 from live.kube import KubeClient, connect
 from scenarios.cluster_view import ClusterView
 from scenarios.convergence import View, missing_in_api, missing_in_kernels, missing_in_router
@@ -221,6 +223,9 @@ class MininetWorld:
                 Sample(t_s=now_s, entity=router.name, metric="routes_learned", value=len(state.routes), unit="1")
             )
         return Observation(t_s=now_s, objects=self._cluster_view.objects(), samples=tuple(samples))
+
+    def passed(self) -> list[Objects]:
+        return [parse(raw)[0] for raw in self._cluster_view.passed()]
 
     def hosts(self) -> list[Host]:
         """The hosts of the network, for `scenarios.testbed`."""

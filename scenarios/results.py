@@ -192,7 +192,7 @@ def _target_samples(one: MeasuredTraffic) -> Iterator[tuple[object, ...]]:
 
 _CONNECTION_COLUMNS = (
     "traffic", "protocol", "source", "source_port", "destination", "destination_port", "predicted", "answered_by",
-    "started_s", "established_s", "lost_s", "error",
+    "started_s", "established_s", "lost_s", "error", "by_the_tables",
 )  # fmt: skip
 
 
@@ -202,6 +202,7 @@ def _connections(outcome: Outcome) -> Iterator[tuple[object, ...]]:
 
     for one in outcome.traffic:
         connections, tuples = one.connections, one.connections.tuples
+        must, may = one.must_break(), one.may_break()
         for i in range(len(tuples)):
             yield (
                 one.traffic.name,
@@ -216,4 +217,5 @@ def _connections(outcome: Outcome) -> Iterator[tuple[object, ...]]:
                 time_(connections.established_s[i]),
                 time_(connections.lost_s[i]),
                 connections.errors.get(i, ""),
+                "must break" if must[i] else "may break" if may[i] else "",
             )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from core.kube import Json
 from scenarios.load import LoadedScenario
 from scenarios.manifests import desired, read_manifests
 from scenarios.measure import MeasuredTraffic, all_metrics
-from scenarios.predict import Prediction, predict
+from scenarios.predict import Prediction, predict, predict_on_the_way
 from scenarios.progress import Progress
 from scenarios.spec import Apply, Delete, Expectation, Scale, Scenario, Traffic
 from scenarios.timeline import Step, Timeline
@@ -152,6 +152,7 @@ class _Runner:
         """The timeline, until every step is over."""
         zero_s = self.world.now_s()
         self.events.event(zero_s, "zero")
+        self.world.passed()  # from now on
         while True:
             now_s = self.world.now_s() - zero_s
             for step in list(self.timeline.running()):
@@ -196,14 +197,14 @@ class _Runner:
         self.events.event(now_s, "over", step=step.name)
         if isinstance(step, Traffic):
             return
-        objects = self.world.observe().objects
+        objects, passed = self.world.observe().objects, self.world.passed()
         began_s = now_s - (self.timeline.over_s[step.name] - self.timeline.begun_s[step.name])
         for name, predictions in self.predictions.items():
             traffic = next(one for one in self.scenario.traffic if one.name == name)
             tuples = five_tuples(traffic, self.scenario.router(traffic.source), self.scenario.seed)
             # While the change is under way, the old table and the new one are both right.
-            last = predictions[-1]
-            predictions[-1] = Prediction(from_s=last.from_s, until_s=now_s, names=last.names, pod=last.pod)
+            predictions[-1] = replace(predictions[-1], until_s=now_s)
+            predictions += predict_on_the_way(passed, tuples, from_s=began_s, until_s=now_s)
             predictions.append(predict(objects, tuples, from_s=began_s, until_s=FOREVER_S))
 
     def finish(self) -> None:

@@ -19,6 +19,7 @@ from core.kube import DAEMON_SETS, DEPLOYMENTS, Json, Resource
 from core.lb.fingerprint import fingerprint
 from core.lb.placement import FiveTuples
 from core.model import Address, Bfd, Prefix
+from core.objects import Objects
 from scenarios.cluster_view import FOLLOWED, kind_of, resource_of, with_namespace
 from scenarios.convergence import View, missing_in_api, missing_in_kernels, missing_in_router
 from scenarios.spec import ApiServer, Delete, Mode, Router, Scale, Scenario, Traffic
@@ -44,6 +45,7 @@ class SimWorld:
         self._latencies = latencies or Latencies()
         self._world: VirtualWorld | None = None
         self._routers: tuple[Router, ...] = ()
+        self._passed: list[Objects] | None = None
 
     @property
     def world(self) -> VirtualWorld:
@@ -133,6 +135,17 @@ class SimWorld:
             for metric, value in (("bgp_sessions_established", len(rib.established)), ("routes_learned", routes)):
                 samples.append(Sample(t_s=now_s, entity=router.name, metric=metric, value=value, unit="1"))
         return Observation(t_s=now_s, objects=self.world.api.objects(KINDS), samples=tuple(samples))
+
+    def passed(self) -> list[Objects]:
+        if self._passed is None:
+            self._passed = []
+            self.world.api.watch(("EndpointSlice",), self._note_slices)
+        found, self._passed = self._passed, []
+        return found
+
+    def _note_slices(self, _changed: Sequence[tuple[str, str, str]]) -> None:
+        assert self._passed is not None
+        self._passed.append(self.world.api.seen.objects())
 
     def facts(self) -> Mapping[str, str]:
         latencies = {f.name: f"{getattr(self._latencies, f.name):g}" for f in fields(self._latencies)}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from core.errors import TidegateError
 from core.kube import Json
 from core.lb.placement import FiveTuples, Indices
+from core.objects import Objects
 from scenarios.spec import Delete, Scale, Scenario, Traffic
 
 NOBODY: Final = -1
@@ -173,6 +174,10 @@ class World(Protocol):
 
     def observe(self) -> Observation:
         """What can be seen now."""
+
+    def passed(self) -> Sequence[Objects]:
+        """What load balancers may have seen since this was last called, in order: the objects after each change of EndpointSlices, for
+        these decide about tables. Nothing is kept before it is called for the first time, which returns nothing."""
 
     def facts(self) -> Mapping[str, str]:
         """What a reader of the results must know of this world: data plane and why, kernel, versions of what runs in it."""

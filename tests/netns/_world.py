@@ -26,6 +26,7 @@ from core import kube
 from core.kube import Json
 from core.lb.placement import FiveTuples
 from core.model import Pod
+from core.objects import Objects
 from live.kube import KubeClient
 from scenarios.convergence import View, missing_in_kernels
 from scenarios.drive import TrafficDrive
@@ -33,7 +34,7 @@ from scenarios.load import LoadedScenario, load_scenario
 from scenarios.manifests import desired, read_manifests
 from scenarios.measure import MeasuredTraffic
 from scenarios.mininet_world import MininetWorld
-from scenarios.predict import Prediction, predict
+from scenarios.predict import Prediction, predict, predict_on_the_way
 from scenarios.progress import Progress
 from scenarios.runner import set_up
 from scenarios.spec import Mode, SocketAddress, Traffic, TrafficProtocol
@@ -99,11 +100,21 @@ class Held:
     tuples: FiveTuples
     drive: TrafficDrive
     before: Prediction
+    passed: int
+    """How many of the world's tables on the way were before."""
 
     def finish(self) -> MeasuredTraffic:
         """Ends them, each after a last request that must be answered; what they were, and where they would be now."""
-        after = replace(self.world.predict(self.tuples), from_s=self.world.mininet.now_s())
-        return MeasuredTraffic(traffic=self.traffic, predictions=(self.before, after), connections=self.drive.finish())
+        now_s = self.world.mininet.now_s()
+        after = replace(self.world.predict(self.tuples), from_s=now_s)
+        on_the_way = predict_on_the_way(
+            self.world.passed()[self.passed :], self.tuples, from_s=self.before.from_s, until_s=now_s
+        )
+        return MeasuredTraffic(
+            traffic=self.traffic,
+            predictions=(replace(self.before, until_s=now_s), *on_the_way, after),
+            connections=self.drive.finish(),
+        )
 
     def all_survive(self) -> Connections:
         """Every one was established and none was lost."""
@@ -133,6 +144,7 @@ class World:
         self.mininet = MininetWorld(logs, allow_faults=True)
         self._numbers = itertools.count(1)
         self._next_port = FIRST_PORT
+        self._passed: list[Objects] = []
 
     def start(self) -> None:
         """Everything up to the moment at which traffic may begin; what came up is taken down again when it does not."""
@@ -153,6 +165,11 @@ class World:
     def view(self) -> View:
         """The objects as the test's own client knows them, and their plan."""
         return View.of(self.mininet.observe().objects)
+
+    def passed(self) -> list[Objects]:
+        """What load balancers may have seen since traffic was first held, in order."""
+        self._passed += self.mininet.passed()
+        return self._passed
 
     def programmed(self) -> str:
         """What the load balancers lack to forward as the slices in the API say; ``""``: nothing."""
@@ -192,10 +209,11 @@ class World:
         """`n` connections that are established when this returns; long ones ask something every second."""
         traffic = self._traffic(n, to, mode)
         tuples = five_tuples(traffic, self.loaded.scenario.router(ROUTER), self.loaded.scenario.seed)
+        passed = len(self.passed())
         before = self.predict(tuples)
         drive = self.mininet.drive(traffic, tuples)
         self.wait_for(lambda: "" if drive.over else "connections are being opened", traffic.timeout_s + 5)
-        return Held(self, traffic, tuples, drive, before)
+        return Held(self, traffic, tuples, drive, before, passed)
 
     def variants(self, flapping: Sequence[Pod]) -> list[tuple[Json, ...]]:
         """The objects as they are, with each choice of some Pods not ready and the others of `flapping` ready."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from core.kube import Json
 from core.lb.placement import FiveTuples
+from core.objects import Objects
 from scenarios.assumed import with_assumed_pods
 from scenarios.predict import predict
 from scenarios.spec import Delete, Scale, Scenario, Traffic
@@ -67,6 +68,9 @@ class FakeWorld:
         self.clock_s = 0.0
         self.manifests: dict[tuple[str, str], Json] = {}
         self.log: list[str] = []
+        self.on_the_way: list[Objects] = []
+        """What the first change passes."""
+        self._changed = False
 
     @property
     def objects(self) -> list[Json]:
@@ -85,6 +89,7 @@ class FakeWorld:
             self.manifests[(obj["kind"], obj["metadata"]["name"])] = obj
 
     def act(self, action: Scale | Delete) -> None:
+        self._changed = True
         self.log.append(f"{action.WORD} at {self.clock_s:g}")
         if isinstance(action, Scale):
             self.manifests[("Deployment", action.deployment)]["spec"]["replicas"] = action.replicas
@@ -109,6 +114,12 @@ class FakeWorld:
     def observe(self) -> Observation:
         sample = Sample(t_s=self.clock_s, entity="fake", metric="routes", value=1, unit="1")
         return Observation(t_s=self.clock_s, objects=tuple(self.objects), samples=(sample,))
+
+    def passed(self) -> Sequence[Objects]:
+        if not self._changed:
+            return []
+        found, self.on_the_way = self.on_the_way, []
+        return found
 
     def facts(self) -> Mapping[str, str]:
         return {"dataplane": "none: the fake"}

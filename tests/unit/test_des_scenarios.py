@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from scenarios.progress import Progress
 from scenarios.runner import Outcome, run
 from scenarios.sim_world import SimWorld
 from sim.des.latencies import Latencies
+from tests.tables_of_slots import Tables
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ["poc2-stateless", "poc2-update", "poc2-dualstack", "poc2-scale"]
@@ -47,8 +49,22 @@ def test_broken_is_what_must_break() -> None:
     outcome = outcome_of(load_scenario("poc2-scale"))
     (long,) = (one for one in outcome.traffic if one.traffic.name == "long")
     assert (long.connections.lost == long.must_break()).all()
+    assert not long.may_break().any()
+    assert not long.break_mismatches().any()
     # From 4 to 8 targets half of the connections must move; to 3 most of the rest.
     assert 200 < long.must_break().sum() < 350
+
+
+def test_no_order_in_which_targets_come_and_go_moves_a_connection_of_poc2_scale_and_back() -> None:
+    """So that what must break does not depend on which tables a gateway had for a moment."""
+    loaded = load_scenario("poc2-scale")
+    tables = Tables(loaded, loaded.scenario.traffic[0])
+    for before, after, changing in ((range(4), range(8), range(4, 8)), (range(8), range(3), range(3, 8))):
+        kept = [slot for slot in before if slot not in changing]
+        for some in itertools.chain.from_iterable(
+            itertools.combinations(changing, n) for n in range(len(changing) + 1)
+        ):
+            assert not tables.there_and_back(before, [*kept, *some], after).any(), (before, some, after)
 
 
 def test_phases_take_virtual_time_in_their_order() -> None:

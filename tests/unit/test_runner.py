@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from core.manifests import parse, render
+from scenarios.assumed import with_assumed_pods
 from scenarios.load import LoadedScenario, load_scenario
+from scenarios.manifests import desired, read_manifests
 from scenarios.measure import all_metrics
+from scenarios.predict import plan_of
 from scenarios.progress import Progress
 from scenarios.results import RunFolder
 from scenarios.runner import Outcome, run, summary
@@ -115,6 +119,44 @@ def test_connections_whose_target_changes_must_break_and_no_other(tmp_path: Path
     assert (measured.must_break() == moved).all()
     # They were answered by their first target: that is no mismatch.
     assert outcome.metrics["placement_mismatches"] == 0
+
+
+def test_a_connection_that_a_table_on_the_way_moves_and_the_last_one_back_may_break(tmp_path: Path) -> None:
+    """From 4 to 5 targets by a table of 3: what it has moved may be lost; what no table has moved may not; the rest must."""
+
+    def kept_and_lost(_traffic: Traffic, i: int, pod: str) -> ConnectionRecord:
+        lost_s = 2.0 if i in losses else None
+        return ConnectionRecord(started_s=1.0, established_s=1.0, lost_s=lost_s, answered_by=(pod,))
+
+    def outcome() -> Outcome:
+        world = FakeWorld(kept_and_lost)
+        world.on_the_way = [parse(three)[0]]
+        return run(loaded, world, NoEvents(), Progress(world.now_s, io.StringIO()))
+
+    loaded, losses = scaled(tmp_path, "long"), set[int]()
+    manifests = desired(read_manifests(loaded.manifests))
+    for obj in manifests:
+        if obj["kind"] == "Deployment":
+            obj["spec"]["replicas"] = 3
+    three = with_assumed_pods(manifests)[0]
+    services = {service.meta.name: service.meta for service in parse(three)[0].services}
+    three += [render.endpoint_slice(each, services[each.service]) for each in plan_of(three).slices]
+    (measured,) = outcome().traffic
+    must, may = np.flatnonzero(measured.must_break()), np.flatnonzero(measured.may_break())
+    spared = np.flatnonzero(~measured.must_break() & ~measured.may_break())
+    assert must.size
+    assert may.size
+    assert spared.size
+    losses = set(must.tolist())
+    assert outcome().metrics["break_mismatches"] == 0
+    losses = {*must.tolist(), *may.tolist()}
+    assert outcome().metrics["break_mismatches"] == 0
+    assert outcome().metrics["connections_may_break"] == may.size
+    # As many as must, but another one.
+    losses = {*must[1:].tolist(), int(spared[0])}
+    metrics = outcome().metrics
+    assert metrics["connections_broken"] == metrics["connections_must_break"]
+    assert metrics["break_mismatches"] == 2
 
 
 def test_a_connection_is_judged_by_the_table_of_its_own_time(tmp_path: Path) -> None:
