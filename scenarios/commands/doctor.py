@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
     from sim.net.capabilities import probe_all
 
-    found = (*probe_all(), _maglev_object())
+    found = (*probe_all(), _maglev_object(), _real_api_server())
     missing = [capability for capability in found if capability.name in NEEDED and not capability.available]
     if chosen.output == "json":
         write_json({"ok": not missing, "capabilities": [asdict(c) | {"needed": c.name in NEEDED} for c in found]})
@@ -67,4 +67,23 @@ def _maglev_object() -> Capability:
         available=not isinstance(native, str),
         detail=native if isinstance(native, str) else "core/lb/libmaglev.so",
         remedy="compile it with: rm -f core/lb/libmaglev.so; make setup",
+    )
+
+
+def _real_api_server() -> Capability:
+    """Whether `--set api=real` may be asked for. The programs and CRDs are looked for where such a run would look."""
+    from core.errors import MachineError
+    from scenarios.api_servers import binaries, gateway_api_folder
+    from sim.net.capabilities import Capability
+
+    try:
+        detail, remedy = f"{binaries()}, CRDs of the Gateway API in {gateway_api_folder()}", ""
+    except MachineError as error:
+        detail, remedy = error.missing, error.remedy
+    return Capability(
+        name="real-api",
+        purpose="worlds on a real kube-apiserver: --set api=real",
+        available=not remedy,
+        detail=detail,
+        remedy=remedy,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -153,6 +154,28 @@ def test_a_real_api_server_without_its_programs_leaves_no_folder(
     assert first.startswith("tidegate: a real API server needs the programs")
     assert "make kube-assets" in second
     assert not Path("results").exists()
+
+
+def test_doctor_says_whether_a_real_api_server_can_be_had(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def real_api() -> dict[str, Any]:
+        capsys.readouterr()
+        cli.main(["doctor", "-o", "json"])
+        (found,) = [c for c in json.loads(capsys.readouterr().out)["capabilities"] if c["name"] == "real-api"]
+        return dict(found)
+
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    without = real_api()
+    assert (without["available"], without["needed"]) == (False, False)
+    assert "KUBEBUILDER_ASSETS is not set" in without["detail"]
+    assert "make kube-assets" in without["remedy"]
+    for program in ("etcd", "kube-apiserver", "kube-controller-manager"):
+        (tmp_path / program).touch()
+    (tmp_path / "gateway-api").mkdir()
+    (tmp_path / "gateway-api" / "gateways.yaml").touch()
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    assert real_api()["available"]
 
 
 @pytest.mark.parametrize("case", cases("scenario"))
