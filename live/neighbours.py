@@ -12,7 +12,6 @@ import socket
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 from core.model import Address
@@ -40,6 +39,7 @@ _NOT_OURS: Final = 0x80 | 0x40
 """Permanent, and noarp: what a person made, and what is asked of nobody."""
 _GONE: Final = (2, 3)
 _ATTEMPTS: Final = 10
+_FEW: Final = 8
 
 
 def forget(addresses: Collection[Address]) -> None:
@@ -50,7 +50,7 @@ def forget(addresses: Collection[Address]) -> None:
     if not addresses:
         return
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
-        stale = [entry for entry in _entries(kernel) if entry.address in addresses]
+        stale = list(_entries(kernel, addresses))
         errors = [
             error for error in kernel.change([entry.forget_message() for entry in stale]) if error.errno not in _GONE
         ]
@@ -69,7 +69,7 @@ def doubt(addresses: Collection[Address]) -> None:
     if not addresses:
         return
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
-        believed = [entry for entry in _entries(kernel) if entry.address in addresses and entry.mac]
+        believed = [entry for entry in _entries(kernel, addresses) if entry.mac]
         interfaces = sorted({(entry.family, entry.interface) for entry in believed})
         asking = [_ask_everybody_message(*interface) for interface in interfaces]
         errors = [*kernel.change(asking), *kernel.change([entry.probe_message() for entry in believed])]
@@ -98,15 +98,19 @@ class _Entry:
         return Message(_NEWNEIGH, REPLACE, body, f"probing neighbour {self.address}")
 
 
-def _entries(kernel: NetlinkSocket) -> Iterator[_Entry]:
-    """All but those that a person made."""
+def _entries(kernel: NetlinkSocket, addresses: Collection[Address]) -> Iterator[_Entry]:
+    """Those of `addresses` but for what a person made. The kernel tells of all its neighbours; most are not even read."""
+    by_packed = {address.packed: address for address in addresses}
+    few = tuple(by_packed) if len(by_packed) <= _FEW else ()
     for family in (socket.AF_INET, socket.AF_INET6):
         for body in _dump(kernel, Message(_GETNEIGH, 0, _HEADER.pack(family, 0, 0, 0, 0), "listing neighbours")):
+            if few and not any(packed in body for packed in few):
+                continue
             _, interface, state, _, _ = _HEADER.unpack_from(body)
             values = attributes(body[_HEADER.size :])
-            if (packed := values.get(_NDA_DST)) is not None and not state & _NOT_OURS:
-                mac = values.get(_NDA_LLADDR, b"")
-                yield _Entry(family=family, interface=interface, address=ip_address(packed), mac=mac)
+            address = by_packed.get(values.get(_NDA_DST, b""))
+            if address is not None and not state & _NOT_OURS:
+                yield _Entry(family=family, interface=interface, address=address, mac=values.get(_NDA_LLADDR, b""))
 
 
 def _ask_everybody_message(family: int, interface: int) -> Message:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final
@@ -55,6 +56,7 @@ class LoadBalancer:
         *,
         forget: Callable[[Collection[Address]], None] = neighbours.forget,
         doubt: Callable[[Collection[Address]], None] = neighbours.doubt,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`look` tells the planner what has changed. `forget` makes the kernel ask anew where addresses are, `doubt` makes it ask
         while it goes on to send where it thinks that they are.
@@ -65,7 +67,11 @@ class LoadBalancer:
         self._programmed = programmed
         self._forget = forget
         self._doubt = doubt
+        self._now_s = now_s
         self._forwarding: Forwarding | None = None
+        self._given: tuple[Forwarding, tuple[str, ...]] | None = None
+        """What the kernel has, and on which interfaces; None: not known, for it refused something."""
+        self._verify_at_s = 0.0
         self._announced: tuple[Prefix, ...] = ()
         self._vips: tuple[Prefix, ...] = ()
         self._pods = Pods()
@@ -80,19 +86,25 @@ class LoadBalancer:
     def reconcile(self) -> float:
         """Makes the kernel agree with the objects, then tells the router what may be announced.
 
-        Returns the seconds until it wants to look again.
+        Returns the seconds until it wants to look again. Objects that say nothing new leave the kernel alone until then: what a data
+        plane looks at when it is given the same again may take longer than a change.
 
         A VIP is told to be usable only after the kernel forwards it, and no longer before the kernel stops doing so.
         """
         self._look()
         wanted = self._planner.forwarding() or _NOTHING
+        given = wanted, interfaces_of(self._planner.gateway)
+        now_s = self._now_s()
+        if given == self._given and now_s < self._verify_at_s:
+            return self._verify_at_s - now_s
         if wanted is not self._forwarding:
             self._announced = sorted_prefixes(wanted.usable_destinations())
             self._vips = sorted_prefixes(vip for flow in wanted.flows for vip in flow.destinations)
         self._programmed.retain(self._announced)
         self._ask_for_neighbours(wanted)
-        self._dataplane.apply(wanted, interfaces=interfaces_of(self._planner.gateway))
-        self._forwarding = wanted
+        self._given = None
+        self._dataplane.apply(wanted, interfaces=given[1])
+        self._given, self._forwarding, self._verify_at_s = given, wanted, now_s + VERIFY_S
         self._programmed.publish(announced=self._announced, vips=self._vips)
         return VERIFY_S
 

@@ -120,10 +120,9 @@ async def serve(options: argparse.Namespace) -> None:
         settling = False
         cluster.settle()
 
-    async def collect() -> None:
-        while True:
-            garbage.collect(loop.time())
-            await asyncio.sleep(COLLECT_S)
+    def collect() -> None:
+        garbage.collect(loop.time())
+        loop.call_later(COLLECT_S, collect)
 
     def wanted() -> None:
         # Once for all that a request leaves to do, and after its answer.
@@ -146,7 +145,7 @@ async def serve(options: argparse.Namespace) -> None:
     service.address = listening.address
     if options.allow_faults:
         service.admin = listening.admin
-    collecting = asyncio.create_task(collect())
+    collect()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
@@ -154,7 +153,6 @@ async def serve(options: argparse.Namespace) -> None:
     log("ready", url=f"http://{listening.address}", cpu_s=round(usage, 3), faults=options.allow_faults)
     _announce(options, f"http://{listening.address}")
     await stopped.wait()
-    collecting.cancel()
     log("stopping", version=cluster.store.version)
     await listening.stop()
 

@@ -15,7 +15,7 @@ from core.lb.forwarding import Forwarding
 from core.manifests import parse
 from core.model import Address, Endpoint, EndpointSlice, Meta, ObjectRef
 from core.ports import FlowCounter
-from live.agent.load_balancer import LoadBalancer
+from live.agent.load_balancer import VERIFY_S, LoadBalancer
 from live.agent.programmed import Programmed, Vips
 from tests import objects
 
@@ -28,9 +28,11 @@ class Kernel:
 
     def __init__(self) -> None:
         self.said: list[tuple[str, object]] = []
-        self.refuses = False
+        self.refuses = self.refuses_sets = False
 
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
+        if self.refuses_sets:
+            raise DataplaneError("the kernel refuses")
         self.said.append(("apply", forwarding))
         self.interfaces = tuple(interfaces)
 
@@ -69,6 +71,7 @@ class World:
             for model in parse([obj])[0].all():
                 self.planner.put(model)
         self.kernel = Kernel()
+        self.now_s = 0.0
         self.programmed = Programmed()
         self.balancer = LoadBalancer(
             self.planner,
@@ -77,6 +80,7 @@ class World:
             self.programmed,
             forget=self.kernel.forget,
             doubt=self.kernel.doubt,
+            now_s=lambda: self.now_s,
         )
 
     def turn(self, **pods: int) -> list[tuple[str, object]]:
@@ -141,10 +145,26 @@ def test_a_vip_is_announced_while_a_target_is_there() -> None:
     assert world.vips() == Vips(announced=(), vips=(VIP,))
 
 
-def test_a_turn_in_which_nothing_changed_gives_the_data_plane_the_same_object() -> None:
+def test_what_nobody_changed_is_given_to_the_kernel_once_in_a_while_and_is_the_same_object() -> None:
     world = World()
     world.turn(a=1)
     first = world.balancer.forwarding
+    world.now_s = VERIFY_S / 3
+    assert world.balancer.reconcile() == VERIFY_S - world.now_s
+    assert world.kernel.said == []
+    world.now_s = VERIFY_S
+    assert world.balancer.reconcile() == VERIFY_S
+    assert [given is first for _, given in world.kernel.said] == [True]
+
+
+def test_what_the_kernel_refused_is_given_again_even_if_it_is_what_it_had_before() -> None:
+    world = World()
+    world.turn(a=1)
+    world.kernel.refuses_sets = True
+    with pytest.raises(DataplaneError):
+        world.turn(a=1, b=2)
+    with pytest.raises(DataplaneError):
+        world.turn(a=1)
+    world.kernel.refuses_sets = False
     world.balancer.reconcile()
-    world.balancer.reconcile()
-    assert [given is first for _, given in world.kernel.said] == [True, True]
+    assert [kind for kind, _ in world.kernel.said].count("apply") == 1
