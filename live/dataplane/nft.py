@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from typing import Final
 
@@ -28,11 +28,12 @@ from core.lb.forwarding import Flow, Forwarding
 from core.model import ANY_PORT, Address, L4Protocol
 from core.ports import FlowCounter
 from live import sysctl
+from live.dataplane.egress import Link, links
 from live.dataplane.fence import Fence
 from live.dataplane.grace import wait_for_packets_under_way
 from live.dataplane.loop import Loop
 from live.dataplane.nft_maps import marks_of
-from live.dataplane.nft_marks import REJECT_MARK, MarkRoutes
+from live.dataplane.nft_marks import MARK_BASE, MARK_MASK, REJECT_MARK, MarkRoutes
 from live.dataplane.nft_program import Destination, compile_program, count_name, flow_key
 from live.dataplane.nft_tables import Desired, State, load, transactions, unmatched_counts
 from live.dataplane.nft_wire import Marks, NftSocket, Table
@@ -62,6 +63,10 @@ class NftDataplane:
         self._state: State | None = None
         self._flows: dict[str, Flow] = {}
         self._fence = Fence()
+        self._own: tuple[Link, Link] | None = None
+        self._forwarding: Forwarding | None = None
+        self._surroundings: tuple[tuple[str, ...], Sequence[int], Mapping[str, Link]] | None = None
+        """Interfaces, IP versions and all links, as of the last `apply` that succeeded."""
 
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
         """See `core.ports.Dataplane`. Packets see the old set or the new one: it is switched in one transaction, in which only those
@@ -73,16 +78,23 @@ class NftDataplane:
         versions = sorted({flow.version for flow in forwarding.flows})
         known = {pool.name: pool for pool in forwarding.pools}
         pools = {flow.pool: known[flow.pool] for flow in forwarding.flows}
+        there = links()
+        _check_interfaces(there, interfaces)
+        surroundings = tuple(interfaces), versions, there
+        known_surroundings, self._surroundings = self._surroundings, None
+        # The same set again is an occasion to look whether all that it rests on is still there. A new one need not wait for that.
+        look = forwarding is self._forwarding or surroundings != known_surroundings
         with RouteSocket() as routes, NftSocket() as kernel:
-            _check_interfaces(routes, interfaces)
-            _set_parameters(interfaces, versions)
+            if look or self._own is None:
+                _set_parameters(interfaces, versions)
+                self._own = OWN.ensure(_OWN_MTU_BYTES)
+            entrance, exit_ = self._own
             vips = {vip for flow in forwarding.flows for vip in flow.destinations}
-            entrance, exit_ = OWN.ensure(_OWN_MTU_BYTES)
             self._fence.extend(vips, interfaces, entrance.index)
             capacity_bytes = self._transaction_bytes or kernel.transaction_bytes
             state, self._state = self._state or load(kernel, self._table), None
             targets = {target.address for pool in pools.values() for target in pool.targets}
-            marks = self._marks.acquire(routes, targets, versions)
+            marks = self._marks.acquire(routes, targets, versions, look=look)
             tables = marks_of(pools, marks)
             desired = _desired(forwarding, tables, (*interfaces, exit_.name), state, capacity_bytes)
             plan = transactions(self._table, state, desired, capacity_bytes)
@@ -96,6 +108,7 @@ class NftDataplane:
                 self._state = desired.state()
             self._fence.narrow(vips, interfaces)
         self._flows = {flow_key(flow): flow for flow in forwarding.flows}
+        self._forwarding, self._surroundings = forwarding, surroundings
 
     def counters(self) -> Sequence[FlowCounter]:
         """See `core.ports.Dataplane`: for each flow and target of the last `apply`, since the target joined the flow."""
@@ -127,7 +140,7 @@ class NftDataplane:
             self._marks.remove(routes)
         self._fence.remove()
         OWN.remove()
-        self._state = None
+        self._state = self._own = self._surroundings = None
         self._flows = {}
 
 
@@ -162,7 +175,7 @@ def _desired(
     """`tables`: the mark of each bucket of each pool."""
     maps, map_of = state.place(tables, capacity_bytes)
     distinct = {id(table): table for table in tables.values()}
-    marks_in = {number: frozenset(np.unique(np.where(t, t, REJECT_MARK)).tolist()) for number, t in distinct.items()}
+    marks_in = {number: _marks_in(table) for number, table in distinct.items()}
     destinations, counts = {}, {}
     for flow in forwarding.flows:
         counted = count_name(flow_key(flow))
@@ -176,8 +189,14 @@ def _desired(
     return Desired(program, maps, counts)
 
 
-def _check_interfaces(routes: RouteSocket, interfaces: Sequence[str]) -> None:
-    present = routes.interfaces()
+def _marks_in(table: Marks) -> frozenset[int]:
+    """The marks in a table; of a bucket that has none, REJECT_MARK."""
+    found = np.zeros((REJECT_MARK & ~MARK_MASK) + 1, np.bool_)
+    found[np.where(table, table, REJECT_MARK) & ~np.uint32(MARK_MASK)] = True
+    return frozenset((np.flatnonzero(found) | MARK_BASE).tolist())
+
+
+def _check_interfaces(present: Mapping[str, Link], interfaces: Sequence[str]) -> None:
     if missing := [name for name in interfaces if name not in present]:
         raise DataplaneError(
             f"no interface {', '.join(missing)} in this namespace, only {', '.join(sorted(present))}; name the gateway's networks"

@@ -57,7 +57,10 @@ class MarkRoutes:
     def __init__(self, *, reply_table: int) -> None:
         """`reply_table`: by which the gateway's own answers about VIP packets (TCP reset, ICMP errors) leave."""
         self._reply_table = reply_table
-        self._acquired: Listing | None = None
+        self._there: Listing | None = None
+        """What the kernel has, as it was listed last, with what was added and taken away since; None: to be listed."""
+        self._marks: dict[Address, int] = {}
+        """By target, of `_there`."""
 
     def marks(self) -> dict[Address, int]:
         """The mark of every target that the kernel has a route for."""
@@ -66,38 +69,50 @@ class MarkRoutes:
     def _list(self) -> Listing:
         return listing(MARK_BASE, MARK_MASK, TARGETS)
 
-    def acquire(self, kernel: RouteSocket, targets: Collection[Address], versions: Iterable[int]) -> dict[Address, int]:
+    def acquire(
+        self, kernel: RouteSocket, targets: Collection[Address], versions: Iterable[int], *, look: bool = True
+    ) -> dict[Address, int]:
         """A mark for each of `targets`, old ones unchanged; when this returns, packets that have one of them reach the target, or go
-        nowhere when it is on no network of this namespace.
+        nowhere when it is on no network of this namespace. `look`: whether what is known of the kernel may have changed.
 
         Raises DataplaneError when there are too many.
         """
-        there = self._list()
-        known = there.marks
-        networks = _on_link(kernel.addresses())
+        there, self._there = None if look else self._there, None
+        if there is None:
+            there, look = self._list(), True
+            self._marks = there.marks
+        result, new = {}, []
+        for target in targets:
+            mark = self._marks.get(target)
+            if look or mark is None:
+                new.append(target)
+            else:
+                result[target] = mark
+        networks = _on_link(kernel.addresses()) if new else []
         free = (mark for n in range(_FIRST, _LAST + 1) if (mark := MARK_BASE | n) not in there.hops)
-        result: dict[Address, int] = {}
         routes = []
-        for target in sorted(targets, key=lambda address: (address.version, address.packed)):
+        wanted = set()
+        for target in sorted(new, key=lambda address: (address.version, address.packed)):
             interface = _interface_of(target, networks)
             if interface is None:
                 result[target] = LOST_MARK
                 continue
-            if (mark := known.get(target) or next(free, 0)) == 0:
+            if (mark := self._marks.get(target) or next(free, 0)) == 0:
                 raise DataplaneError(f"{len(targets)} targets; the nft plane has marks for {_LAST - _FIRST + 1}")
             result[target] = mark
+            wanted.add((target.version, mark))
             if there.hops.get(mark) != (target, interface):
                 routes.append(_route(target, mark, interface))
-        wanted = {(target.version, mark) for target, mark in result.items() if mark != LOST_MARK}
         rules = {_to_group(*one) for one in wanted} | {rule for v in versions for rule in self._fixed_rules(v)}
-        new = (rules - there.rules) | {_leaf(*one) for one in wanted - there.leaves}
+        added = (rules - there.rules) | {_leaf(*one) for one in wanted - there.leaves}
         kernel.apply(
-            Change(routes=tuple(routes), rules=tuple(sorted(new, key=lambda rule: (rule.priority, str(rule)))))
+            Change(routes=tuple(routes), rules=tuple(sorted(added, key=lambda rule: (rule.priority, str(rule)))))
         )
         there.hops |= {route.table: (route.next_hops[0].address, route.next_hops[0].interface) for route in routes}
         there.leaves |= wanted
         there.rules |= rules
-        self._acquired = there
+        self._marks |= {route.next_hops[0].address: route.table for route in routes}
+        self._there = there
         return result
 
     def release(self, kernel: RouteSocket, in_use: Mapping[Address, int]) -> None:
@@ -105,23 +120,33 @@ class MarkRoutes:
 
         What is there is what `acquire` has found and added.
         """
-        there, self._acquired = self._acquired or self._list(), None
+        there, self._there = self._there or self._list(), None
         used = frozenset(in_use.values())
         old = {(v, mark) for v, mark in there.leaves if mark not in used}
-        rest = {_to_group(*one) for one in there.leaves - old}
-        gone = {_leaf(*one) for one in old} | ({rule for rule in there.rules if rule.priority == GROUPS} - rest)
+        unused = {mark: hop for mark, (hop, _) in there.hops.items() if mark not in used}
+        groups = {(v, mark & _IN_GROUP) for v, mark in there.leaves - old}
+        rest = {_to_group(*one) for one in groups}
+        no_group = {rule for rule in there.rules if rule.priority == GROUPS} - rest
         kernel.apply(
             Change(
-                old_rules=tuple(sorted(gone, key=str)),
-                old_routes=tuple(_route(hop, mark, 0) for mark, (hop, _) in there.hops.items() if mark not in used),
+                old_rules=tuple(sorted({_leaf(*one) for one in old} | no_group, key=str)),
+                old_routes=tuple(_route(hop, mark, 0) for mark, hop in unused.items()),
             )
         )
+        there.leaves -= old
+        there.rules -= no_group
+        for mark, hop in unused.items():
+            del there.hops[mark]
+            if self._marks.get(hop) == mark:
+                del self._marks[hop]
+        self._there = there
 
     def remove(self, kernel: RouteSocket) -> None:
         """Takes all rules and routes away."""
         kernel.apply(Change(old_rules=tuple(rule for rule in kernel.rules() if rule.priority in _PRIORITIES)))
         ours = tuple(route for route in kernel.routes() if _is_target(route.table))
         kernel.apply(Change(old_routes=ours))
+        self._there = None
 
     def _fixed_rules(self, version: int) -> list[RuleSpec]:
         def rule(priority: int, mark: int, mask: int, **more: object) -> RuleSpec:
