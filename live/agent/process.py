@@ -115,6 +115,10 @@ class AgentProcess:
         """Something has changed: a turn follows soon. Safe from any thread."""
         self._queue.add(EVERYTHING)
 
+    def has_news(self) -> bool:
+        """Whether a turn is to follow the one that is under way."""
+        return not self._queue.idle()
+
     def stop(self) -> None:
         """Ends `run` after the turn that is under way. Safe from any thread."""
         self._queue.close()
@@ -133,7 +137,7 @@ class AgentProcess:
                 return None  # the informer that is last wakes us again
             again_s = reconcile()
             self._turns.succeeded()
-            if self._queue.idle():
+            if not self.has_news():
                 self._garbage.collect(time.monotonic())
             return again_s
 
