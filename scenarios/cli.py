@@ -103,9 +103,11 @@ def dispatch(arguments: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point: never a traceback, unless TIDEGATE_TRACEBACK is set."""
     from core.errors import InputError, MachineError, TidegateError
+    from scenarios import interrupts
 
     try:
-        code = dispatch(sys.argv[1:] if arguments is None else arguments)
+        with interrupts.delivered():
+            code = dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
     except InputError as error:
