@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -164,6 +163,10 @@ def test_others_routes_are_seen_when_asked_for(gateway: Path) -> None:
 def test_what_the_kernel_refuses_is_named(gateway: Path) -> None:
     hop = NextHop(address=ip_address("10.2.0.9"), interface=4711)
     route = RouteSpec(destination=default_of(4), table=5, metric=1, next_hops=(hop,))
-    run: Callable[[], None] = lambda: RouteSocket().apply(Change(routes=(route,)))  # noqa: E731
+
+    def run() -> None:
+        with RouteSocket() as kernel:
+            kernel.apply(Change(routes=(route,)))
+
     with pytest.raises(RtnetlinkError, match=r"adding unicast route 0\.0\.0\.0/0 table 5 metric 1: No such device"):
         inside(gateway, run)
