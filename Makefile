@@ -29,8 +29,8 @@ setup: $(INSTALLED) $(BPF_OBJECTS) $(SHARED_OBJECTS) ## make .venv from the lock
 demo: setup ## run the stateless load balancer in the virtual network
 	@$(BIN)/tidegate run poc2-stateless --on mininet
 
-test: setup ## run all tests; `make test ARGS='-k maglev'` runs some
-	@$(BIN)/pytest $(ARGS)
+test: setup ## run all tests, as many at a time as there are cores; `make test ARGS='-k maglev -n 0'` runs some, one by one
+	@$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup ## check style and format
 	@$(BIN)/ruff check .
