@@ -68,10 +68,8 @@ def cell(column: Column, obj: Json, now: datetime) -> Any:
         return age(str(found[0]), now)
     if column.type in ("integer", "number", "boolean"):
         return found[0]
-    if len(found) == 1 and isinstance(found[0], str):
-        return found[0]
-    texts = [one if isinstance(one, str) else json.dumps(one, separators=(",", ":")) for one in found]
-    return ",".join(texts)
+    # Of several the first: apiextensions-apiserver pkg/registry/customresource/tableconvertor/tableconvertor.go.
+    return found[0] if isinstance(found[0], str) else json.dumps(found[0], separators=(",", ":"))
 
 
 def age(timestamp: str, now: datetime) -> str:
