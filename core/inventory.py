@@ -40,6 +40,10 @@ class Inventory(Generic[Item]):
                 del self._by_key[key]
             self._touch(key)
 
+    def get(self, ref: ObjectRef) -> Item | None:
+        """The object of this reference."""
+        return self._items.get(ref)
+
     def at(self, key: Hashable) -> list[Item]:
         """The objects under `key`, sorted by reference."""
         return [item for _, item in sorted(self._by_key.get(key, {}).items(), key=_reference)]

@@ -145,7 +145,7 @@ class Planner:
         self._services_of_pod: dict[ObjectRef, set[ObjectRef]] = {}
         self._stale_pods: set[ObjectRef] = set()
         """Pods whose attachments may have changed."""
-        self._attachments: dict[ObjectRef, tuple[Attachment, ...]] = {}
+        self._attachments: Mapping[ObjectRef, tuple[Attachment, ...]] = MappingProxyType({})
         self._gateways: dict[ObjectRef, tuple[tuple[object, ...], GatewayPlan, status.GatewayStatus]] = {}
         self._route_statuses: tuple[status.Status, ...] = ()
         self._plan: Plan | None = None
@@ -156,6 +156,8 @@ class Planner:
         if self._kinds.get(ref, type(item)) is not type(item):
             self.remove(ref)  # it could not be understood before, or cannot be now
         self._kinds[ref] = type(item)
+        if isinstance(item, EndpointSlice) and _same_slots(self._slices.get(ref), item):
+            return  # as after every write of ours: a plan is made from what slices reserve, and from nothing else of them
         self._plan = None
         if isinstance(item, Pod):
             self._pods.put(ref, item)
@@ -190,7 +192,7 @@ class Planner:
             self._plan = Plan(
                 gateways=tuple(one for _, one, _ in planned),
                 slices=tuple(slice_ for ref in sorted(self._services) for slice_ in self._services[ref].slices),
-                attachments=MappingProxyType(dict(self._attachments)),
+                attachments=self._attachments,
                 statuses=(*(found for _, _, found in planned), *self._route_statuses),
             )
         return self._plan
@@ -317,18 +319,19 @@ class Planner:
     def _attach(self, relations: Relations) -> None:
         """Brings the attachments of stale Pods up to date. Pods of the same Services have the same, computed once."""
         of_services: dict[frozenset[ObjectRef], tuple[Attachment, ...] | None] = {}
+        changed: dict[ObjectRef, tuple[Attachment, ...] | None] = {}
         for ref in sorted(self._stale_pods):
             services = frozenset(self._services_of_pod.get(ref, ()))
             if not services:
                 self._services_of_pod.pop(ref, None)
             if services not in of_services:
                 of_services[services] = self._attachments_of(services, relations)
-            attachments = of_services[services]
-            if attachments is not None:
-                self._attachments[ref] = attachments
-            else:
-                self._attachments.pop(ref, None)
+            if self._attachments.get(ref) != of_services[services]:
+                changed[ref] = of_services[services]
         self._stale_pods.clear()
+        if changed:
+            everything = {**self._attachments, **changed}
+            self._attachments = MappingProxyType({ref: found for ref, found in everything.items() if found is not None})
 
     def _attachments_of(self, services: Iterable[ObjectRef], relations: Relations) -> tuple[Attachment, ...] | None:
         """What a Pod behind these Services needs; None when no gateway reaches it."""
@@ -348,6 +351,10 @@ class Planner:
 def _candidates(service: Service) -> tuple[str, str, str]:
     """Where the Pods are found that the Service may select: those with one label of its selector."""
     return (service.meta.namespace, *min(service.selector.items(), default=("", "")))
+
+
+def _same_slots(known: EndpointSlice | None, new: EndpointSlice) -> bool:
+    return known is not None and known.service == new.service and known.reserved == new.reserved
 
 
 def _identical(some: Sequence[object], others: Sequence[object]) -> bool:

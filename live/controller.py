@@ -28,7 +28,7 @@ from core.status import Status
 from live.agent.process import AgentProcess, add_arguments
 from live.apply import Applier
 from live.leader import Candidate, Election
-from live.sessions import forget_session, stale_sessions
+from live.sessions import forget_session, sessions, stale_sessions
 from live.store import OwnWrites, PlanStore
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,9 @@ class Controller:
         self._store = PlanStore([self._informers[resource.kind] for resource in READ])
         self._settled: dict[_Key, tuple[object, ...]] = {}
         """What was planned and what is there, by objects that needed no request for it in the last turn."""
+        self._attachments_seen: Mapping[ObjectRef, tuple[Attachment, ...]] = {}
+        self._attached: dict[ObjectName, tuple[ObjectRef, Json]] = {}
+        """Pods, as they are, that have what was planned for them when `_attachments_seen` was."""
         self._in_part: set[tuple[str, str]] = set()
         """Services of which a slice could not be written in this turn."""
         self._build = build
@@ -134,8 +137,9 @@ class Controller:
                     yield partial(self._attempt, attempt)
         yield from self._removals(wanted)
         routers, pods = self._informers["GatewayRouter"].objects(), self._informers["Pod"].objects()
-        for router, pod in stale_sessions(routers.values(), pods.values()):
-            yield partial(forget_session, self._api, router, pod)
+        if any(sessions(router) for router in routers.values()):
+            for router, pod in stale_sessions(routers.values(), pods.values()):
+                yield partial(forget_session, self._api, router, pod)
 
     def _is_settled(self, key: _Key, of: tuple[object, ...], before: Mapping[_Key, tuple[object, ...]]) -> bool:
         same = _same(before.get(key), of)
@@ -213,18 +217,30 @@ class Controller:
         self._slices_written.forget(name)
 
     def _attachments(self, wanted: Plan) -> Iterator[_Attempt]:
-        for name, raw in self._informers["Pod"].objects().items():
+        """Of the Pods that differ from what they were when they had what was planned."""
+        pods, planned, attached = self._informers["Pod"].objects(), wanted.attachments, self._attached
+        gone = attached.keys() - pods.keys()
+        if planned is not self._attachments_seen:
+            seen, self._attachments_seen = self._attachments_seen, planned
+            gone |= {name for name, (ref, _) in attached.items() if seen.get(ref) is not planned.get(ref)}
+        for name in gone:
+            del attached[name]
+        for name, raw in [(name, raw) for name, raw in pods.items() if attached.get(name, (None, None))[1] is not raw]:
             ref = ObjectRef(kind="Pod", namespace=name[0], name=name[1])
-            attachments = wanted.attachments.get(ref, ())
-            has = names.ATTACHMENT in (raw["metadata"].get("annotations") or {})
-            if attachments or has:
+            attachments = planned.get(ref, ())
+            if attachments or names.ATTACHMENT in (raw["metadata"].get("annotations") or {}):
                 apply = partial(self._apply_attachments, ref, attachments, raw)
                 yield _Attempt(("Pod", *name), (attachments, raw), apply)
+            else:
+                attached[name] = (ref, raw)
 
     def _apply_attachments(self, ref: ObjectRef, attachments: tuple[Attachment, ...], raw: Json) -> bool:
         annotations = {names.ATTACHMENT: render.attachment_text(attachments)} if attachments else {}
         body = render.head(ref, uid=raw["metadata"]["uid"], annotations=annotations)
-        return self._applier.apply(kube.PODS, body, raw if attachments else None, "status")
+        written = self._applier.apply(kube.PODS, body, raw if attachments else None, "status")
+        if not written:
+            self._attached[ref.namespace, ref.name] = (ref, raw)
+        return written
 
     def _statuses(self, wanted: Plan) -> Iterator[_Attempt]:
         now = self._now()

@@ -14,7 +14,7 @@ from core.endpoints import in_order_of_writing
 from core.kube import Json
 from core.manifests import parse, parse_object, render
 from core.model import EndpointSlice, ObjectRef, Service
-from core.objects import Objects, Rejected
+from core.objects import Objects
 from core.plan import Plan, Planner, forwarding_of, plan
 from tests import objects
 
@@ -42,6 +42,11 @@ def a_service(limit: int) -> Json:
     return made
 
 
+def named(pod: Json, name: str) -> Json:
+    pod["metadata"] |= {"name": name, "uid": f"uid-{name}"}
+    return pod
+
+
 class World:
     """A planner, what is stored, and a controller that is interrupted."""
 
@@ -49,18 +54,26 @@ class World:
         self.planner = Planner()
         self.items: dict[ObjectRef, Json] = {}
         self.stored: dict[ObjectRef, EndpointSlice] = {}
+        self.lives = 0
+        self.living: dict[int, str] = {}
         for obj in (objects.gateway(), objects.l34_route(destinationCIDRs=list(VIPS)), a_service(limit)):
             self.put(obj)
 
     def put(self, obj: Json) -> None:
         model = parse_object(obj)
         assert model is not None
-        assert not isinstance(model, Rejected)
         self.items[model.meta.ref] = obj
         self.planner.put(model)
 
-    def drop(self, obj: Json) -> None:
-        ref = ObjectRef(kind="Pod", namespace="default", name=obj["metadata"]["name"])
+    def put_pod(self, index: int, kind: str) -> None:
+        """One that comes back is another one."""
+        if index not in self.living:
+            self.lives += 1
+            self.living[index] = f"life-{self.lives}"
+        self.put(named(a_pod(index, kind), self.living[index]))
+
+    def drop_pod(self, index: int) -> None:
+        ref = ObjectRef(kind="Pod", namespace="default", name=self.living.pop(index, ""))
         self.items.pop(ref, None)
         self.planner.remove(ref)
 
@@ -154,7 +167,10 @@ def test_slots_are_kept_and_each_endpoint_is_in_one_slice_of_a_family(
     known: dict[str, int] = {}
     for changes in turns:
         for index, kind in changes:
-            (world.drop if kind == "gone" else world.put)(a_pod(index, kind))
+            if kind == "gone":
+                world.drop_pod(index)
+            else:
+                world.put_pod(index, kind)
         wanted = world.plan()
         check(wanted, limit)
         slots = {uid: slot for slice_ in wanted.slices for uid, slot in slice_.reserved.items()}
@@ -178,11 +194,11 @@ def test_the_change_of_one_endpoint_writes_one_slice_of_a_family_and_the_others_
 ) -> None:
     world = World(100)
     for index in range(data.draw(st.integers(4, 14))):
-        world.put(a_pod(index, "ready"))
+        world.put_pod(index, "ready")
     world.write(world.plan(), 100)
     for _ in range(4):
         before = {s.meta.ref: s for s in world.plan().slices}
-        world.put(a_pod(data.draw(st.integers(0, 3)), data.draw(st.sampled_from(["ready", "unready", "deleting"]))))
+        world.put_pod(data.draw(st.integers(0, 3)), data.draw(st.sampled_from(["ready", "unready", "deleting"])))
         wanted = world.plan()
         changed = [s for s in wanted.slices if before[s.meta.ref] is not s]
         assert len(changed) == world.write(wanted, 100)
@@ -196,15 +212,15 @@ def test_the_single_slice_of_an_older_version_is_replaced_without_a_usable_endpo
 ) -> None:
     world = World(100)
     for index in range(count):
-        world.put(a_pod(index, "ready"))
+        world.put_pod(index, "ready")
     with mock.patch("core.endpoints.SLOTS_OF_A_SLICE", 1000):
         for slice_ in plan(world.objects()).slices:
             world.store(slice_)
     slots = {uid: slot for slice_ in world.stored.values() for uid, slot in slice_.reserved.items()}
     for index in lost:
-        world.drop(a_pod(index, "gone"))
+        world.drop_pod(index)
     if lost:
-        world.put(a_pod(20, "ready"))
+        world.put_pod(20, "ready")
     while world.write(world.plan(), at_once):
         check(world.plan(), 100)
     world.write(world.plan(), 100)
@@ -220,10 +236,10 @@ def test_a_lower_limit_moves_endpoints_into_earlier_slices_without_one_vanishing
 ) -> None:
     world = World(100)
     for index in range(count):
-        world.put(a_pod(index, "ready"))
+        world.put_pod(index, "ready")
     world.write(world.plan(), 100)
     for index in range(0, count, 2):
-        world.drop(a_pod(index, "gone"))
+        world.drop_pod(index)
     world.put(a_service(limit))
     while world.write(world.plan(), at_once):
         check(world.plan(), limit)
