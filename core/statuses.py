@@ -135,6 +135,8 @@ def router_status(relations: Relations, router: GatewayRouter) -> status.RouterS
 def rejected_status(relations: Relations, rejected: Rejected) -> status.Status | None:
     """The status of an object that could not be understood; None when nobody is told by a status."""
     ref, generation = rejected.meta.ref, rejected.meta.generation
+    if not ref.name:
+        return None
     condition = status.accepted(False, "UnsupportedValue", rejected.message)
     if ref.kind == "Gateway" and relations.our_class(rejected.class_name) is not None:
         return _rejected_gateway(rejected)

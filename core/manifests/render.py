@@ -121,8 +121,9 @@ def status_object(status: Status, current: Json | None, now: str) -> Json:
             assert_never(status)
     # The list of a route's parents is of all its controllers: a write may not undo what another one wrote meanwhile.
     shared = isinstance(status, RouteStatus) and _others(before)
-    version = ((current or {}).get("metadata") or {}).get("resourceVersion")
-    return head(status.ref, **({"resourceVersion": version} if shared and version else {})) | {"status": body}
+    metadata = (current or {}).get("metadata")
+    version = metadata.get("resourceVersion") if shared and isinstance(metadata, dict) else None
+    return head(status.ref, **({"resourceVersion": version} if version else {})) | {"status": body}
 
 
 def concerns(status: Status, current: Json) -> bool:

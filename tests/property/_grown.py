@@ -7,6 +7,7 @@ ill: another value, or none.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -234,7 +235,7 @@ def grown(draw: st.DrawFn) -> Json:
         if draw(st.integers(0, 3)) == 0:
             del place[path[-1]]
         else:
-            place[path[-1]] = draw(ODD)
+            place[path[-1]] = copy.deepcopy(draw(ODD))  # what is drawn may be drawn again
         if len(found) == 2:  # nothing is left that could fall ill
             break
     return found

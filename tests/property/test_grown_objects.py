@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core import manifests
@@ -17,6 +17,12 @@ from core.plan import Plan, Planner, forwarding_of, plan
 from tests import objects
 from tests.property._grown import KINDS, grown
 
+NAMELESS: Json = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "Gateway",
+    "metadata": True,
+    "spec": {"gatewayClassName": "istio", "listeners": [{"name": "a", "port": 1, "protocol": "TCP"}]},
+}
 NOW = "2026-01-01T00:00:00Z"
 GOOD = parse(objects.base())[0]
 WITHOUT = plan(GOOD)
@@ -75,6 +81,7 @@ def test_objects_of_another_namespace_change_nothing(objs: list[Json]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(objs=st.lists(st.tuples(grown(), st.booleans()), min_size=1, max_size=8))
+@example(objs=[(NAMELESS, False)])
 def test_plans_of_anything_are_made_and_a_planner_makes_the_same(objs: list[tuple[Json, bool]]) -> None:
     """Objects of all kinds among the good ones, replacing them too; some go again. Everything that follows can be written."""
     planner = Planner()
