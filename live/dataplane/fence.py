@@ -58,6 +58,10 @@ class Fence:
         self._interfaces: frozenset[str] | None = None
         self._loop: int | None = None
 
+    def look_again(self) -> None:
+        """What is known of the kernel may have changed: the next `extend` lists it."""
+        self._vips = self._interfaces = None
+
     def extend(self, vips: Collection[Prefix], interfaces: Sequence[str], loop: int) -> None:
         """Adds what is missing; `loop`: index of the device to which packets of this host are sent. Before packets of them may come.
 

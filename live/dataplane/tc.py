@@ -136,6 +136,7 @@ class TcDataplane:
         look = forwarding is self._forwarding or surroundings != known
         if look or self._slow is None:
             self._slow = self._prepare(surroundings[1])
+            self._fence.look_again()
         entrance, exit_ = self._slow
         vips = {vip for flow in forwarding.flows for vip in flow.destinations}
         self._fence.extend(vips, interfaces, entrance.index)
