@@ -87,6 +87,8 @@ class Controller:
         """`news` tells whether something has changed since the turn began."""
         self._api = api
         self._news = news
+        self._made = 0
+        """Requests of this turn that no packet waits for."""
         self._applier = Applier(api, FIELD_MANAGER)
         # Slots are remembered on the slices alone: a turn that began before the last one's slices are seen would assign them anew.
         self._slices_written = OwnWrites(informers["EndpointSlice"], time.monotonic)
@@ -115,8 +117,9 @@ class Controller:
         before, self._settled = self._settled, {}
         for request in self._slices(wanted, before):
             refused += self._refused(request)
-        for made, request in enumerate(self._others(wanted, before)):
-            if made >= LEAST_REQUESTS and self._news():
+        self._made = 0
+        for request in self._others(wanted, before):
+            if self._made >= LEAST_REQUESTS and self._news():
                 self._settled = before | self._settled
                 break
             refused += self._refused(request)
@@ -148,7 +151,9 @@ class Controller:
         return same
 
     def _attempt(self, attempt: _Attempt) -> None:
-        if not attempt.apply():
+        if attempt.apply():
+            self._made += 1
+        else:
             self._settled[attempt.key] = attempt.of
 
     def _current(self, kind: str, name: ObjectName) -> Json | None:
