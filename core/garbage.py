@@ -24,7 +24,12 @@ class GarbageCollector:
 
     def collect(self, now_s: float) -> None:
         """To be called when nothing waits. O(objects made since the last call); once in `WHOLE_S`, O(all objects)."""
-        if self._next_whole_s is None or now_s >= self._next_whole_s:
+        if self._next_whole_s is None:
+            # What a process has made to get ready is to stay, nearly all of it, and there is much of it.
+            self._next_whole_s = now_s + WHOLE_S
+            gc.freeze()
+            return
+        if now_s >= self._next_whole_s:
             self._next_whole_s = now_s + WHOLE_S
             gc.unfreeze()
         gc.collect()
