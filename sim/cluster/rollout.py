@@ -16,7 +16,6 @@ from typing import Any
 
 from core.kube import Json
 
-HASH_LABEL = {"Deployment": "pod-template-hash", "DaemonSet": "controller-revision-hash"}
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Without vowels, as Kubernetes makes names. Source: k8s.io/apimachinery/pkg/util/rand."""
 

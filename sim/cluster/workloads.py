@@ -11,18 +11,8 @@ from core.errors import ApiError, TidegateError
 from core.kube import DAEMON_SETS, DEPLOYMENTS, NODES, PODS, Informer, Json, KubeApi, ObjectName, Resource
 from core.workqueue import WorkQueue
 from sim.cluster.events import emit
-from sim.cluster.rollout import (
-    HASH_LABEL,
-    PodView,
-    Step,
-    daemon_set_step,
-    deployment_step,
-    deployment_strategy,
-    max_unavailable_of,
-    pod_suffix,
-    revision_of,
-    spread,
-)
+from sim.cluster.owned_pods import OWNERS, is_ready, load_of, new_pod, next_step, view_of
+from sim.cluster.rollout import PodView, revision_of, spread
 from sim.cluster.workload_status import daemon_set_status, deployment_status, same_status
 
 log = logging.getLogger(__name__)
@@ -35,7 +25,6 @@ WINDOW_S = 0.05
 
 Key = tuple[str, ObjectName]
 """(kind of the owner, its name); kind "Pod" is a Pod without a node."""
-OWNERS = {"Deployment": DEPLOYMENTS, "DaemonSet": DAEMON_SETS}
 
 
 class Workloads:
@@ -155,46 +144,18 @@ class Workloads:
         if owner is None or "deletionTimestamp" in owner["metadata"]:
             return
         pods, terminating = self._pods_of(owner)
-        views = tuple(_view(pod, kind) for pod in pods)
+        views = tuple(view_of(pod, kind) for pod in pods)
         nodes = self._ready_nodes(owner["spec"]["template"]["spec"].get("nodeSelector") or {})
         revision = revision_of(owner["spec"]["template"])
-        step = self._step(owner, kind, revision, views, terminating, nodes)
+        step = next_step(owner, kind, revision, views, terminating, nodes, self._load())
         for pod in step.delete:
             self._delete(name[0], pod)
         for node in step.create_on:
             self._create(owner, kind, revision, node)
         if step.create_on or step.delete:
             pods, _ = self._pods_of(owner)
-            views = tuple(_view(pod, kind) for pod in pods)
+            views = tuple(view_of(pod, kind) for pod in pods)
         self._write_status(owner, kind, revision, views, nodes)
-
-    def _step(
-        self,
-        owner: Json,
-        kind: str,
-        revision: str,
-        views: Sequence[PodView],
-        terminating: Sequence[Json],
-        nodes: Sequence[str],
-    ) -> Step:
-        if kind == "DaemonSet":
-            return daemon_set_step(
-                revision=revision,
-                max_unavailable=max_unavailable_of(owner, len(nodes)),
-                pods=views,
-                nodes=nodes,
-                occupied=[pod["spec"].get("nodeName", "") for pod in terminating],
-            )
-        replicas = int(owner["spec"].get("replicas", 1))
-        return deployment_step(
-            replicas=replicas,
-            revision=revision,
-            strategy=deployment_strategy(owner, replicas),
-            pods=views,
-            terminating=len(terminating),
-            nodes=nodes,
-            load=self._load(),
-        )
 
     def _pods_of(self, owner: Json) -> tuple[list[Json], list[Json]]:
         """The Pods that the owner controls, in the order of their names: those that live, and those that are being deleted."""
@@ -213,23 +174,10 @@ class Workloads:
         return live, gone
 
     def _create(self, owner: Json, kind: str, revision: str, node: str) -> None:
-        metadata, template = owner["metadata"], owner["spec"]["template"]
+        metadata = owner["metadata"]
         while True:
             count = self._counts[metadata["uid"]] = self._counts.get(metadata["uid"], 0) + 1
-            name = f"{metadata['name'][:52]}-{revision}-{pod_suffix(metadata['name'], revision, count)}"
-            labels = {**((template.get("metadata") or {}).get("labels") or {}), HASH_LABEL[kind]: revision}
-            pod: Json = {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "name": name,
-                    "namespace": metadata["namespace"],
-                    "labels": labels,
-                    "annotations": dict((template.get("metadata") or {}).get("annotations") or {}),
-                    "ownerReferences": [_reference(owner, kind)],
-                },
-                "spec": {**template["spec"], "nodeName": node},
-            }
+            pod = new_pod(owner, kind, revision, node, count)
             try:
                 created = self._api.create(PODS, pod)
             except ApiError as error:
@@ -237,7 +185,7 @@ class Workloads:
                     continue  # the name was used before a restart of this controller
                 emit(self._api, COMPONENT, owner, "FailedCreate", f"Error creating: {error}")
                 raise
-            key = (metadata["namespace"], name)
+            key = (metadata["namespace"], created["metadata"]["name"])
             with self._changed:
                 self._created[key] = created
                 # The informer may have told of it before create returned.
@@ -270,20 +218,15 @@ class Workloads:
         self._api.create(binding, {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target})
 
     def _load(self) -> Mapping[str, int]:
-        load: dict[str, int] = {}
         with self._changed:
-            pods = {**self._objects("Pod"), **self._created}
-        for pod in pods.values():
-            node = pod["spec"].get("nodeName", "")
-            load[node] = load.get(node, 0) + 1
-        return load
+            return load_of({**self._objects("Pod"), **self._created}.values())
 
     def _ready_nodes(self, selector: Mapping[str, str]) -> tuple[str, ...]:
         """The ready, schedulable nodes whose labels match, in the order of their names."""
         return tuple(
             name
             for (_, name), node in sorted(self._objects("Node").items())
-            if _is_ready(node)
+            if is_ready(node)
             and not node.get("spec", {}).get("unschedulable")
             and all((node["metadata"].get("labels") or {}).get(key) == value for key, value in selector.items())
         )
@@ -318,33 +261,6 @@ class _Listener:
         self._workloads.changed(self._kind, name)
 
 
-def _view(pod: Json, kind: str) -> PodView:
-    metadata = pod["metadata"]
-    return PodView(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        revision=(metadata.get("labels") or {}).get(HASH_LABEL[kind], ""),
-        node=pod["spec"].get("nodeName", ""),
-        ready=_is_ready(pod),
-    )
-
-
-def _is_ready(obj: Json) -> bool:
-    conditions = (obj.get("status") or {}).get("conditions") or ()
-    return any(condition.get("type") == "Ready" and condition.get("status") == "True" for condition in conditions)
-
-
 def _controller_uid(pod: Json) -> str | None:
     references = pod["metadata"].get("ownerReferences") or ()
     return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
-
-
-def _reference(owner: Json, kind: str) -> Json:
-    return {
-        "apiVersion": "apps/v1",
-        "kind": kind,
-        "name": owner["metadata"]["name"],
-        "uid": owner["metadata"]["uid"],
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from core.kube import DAEMON_SETS, DEPLOYMENTS, PODS, Json
-from sim.cluster.rollout import (
-    HASH_LABEL,
-    PodView,
-    Step,
-    daemon_set_step,
-    deployment_step,
-    deployment_strategy,
-    max_unavailable_of,
-    pod_suffix,
-    revision_of,
-    spread,
-)
+from core.kube import PODS, Json
+from sim.cluster.owned_pods import OWNERS, is_ready, load_of, new_pod, next_step, view_of
+from sim.cluster.rollout import PodView, revision_of, spread
 from sim.cluster.workload_status import daemon_set_status, deployment_status, same_status
 from sim.des.api import Api
 from sim.des.kernel import Kernel, Loop
@@ -25,9 +15,6 @@ from sim.des.latencies import Latencies
 from sim.des.seen import Key
 
 CLIENT = "workload-controller"
-OWNERS = {"Deployment": DEPLOYMENTS, "DaemonSet": DAEMON_SETS}
-LONGEST_OWNER_NAME = 52
-"""Characters of an owner's name in the names of its Pods."""
 
 
 class Workloads:
@@ -88,9 +75,9 @@ class Workloads:
         own = sorted(self._api.owned(owner["metadata"]["uid"]), key=lambda pod: str(pod["metadata"]["name"]))
         live = [self._view(pod, kind) for pod in own if "deletionTimestamp" not in pod["metadata"]]
         ending = [pod for pod in own if "deletionTimestamp" in pod["metadata"]]
-        step = self._step(owner, revision, live, ending, nodes, {})
+        step = next_step(owner, kind, revision, live, ending, nodes, {})
         if step.create_on:
-            step = self._step(owner, revision, live, ending, nodes, self._load())
+            step = next_step(owner, kind, revision, live, ending, nodes, self._load())
         for gone in step.delete:
             self._api.delete(PODS, owner["metadata"]["namespace"], gone.name, client=CLIENT)
         live += [self._view(self._create(owner, revision, node), kind) for node in step.create_on]
@@ -101,7 +88,7 @@ class Workloads:
         key = ("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
         known = self._views.get(key)
         if known is None or known[0] is not pod:
-            known = self._views[key] = (pod, _view(pod, kind))
+            known = self._views[key] = (pod, view_of(pod, kind))
         return known[1]
 
     def _revision(self, owner: Json) -> str:
@@ -111,63 +98,13 @@ class Workloads:
             known = self._revisions[uid] = (template, revision_of(template))
         return known[1]
 
-    def _step(
-        self,
-        owner: Json,
-        revision: str,
-        live: Sequence[PodView],
-        ending: Sequence[Json],
-        nodes: Sequence[str],
-        load: Mapping[str, int],
-    ) -> Step:
-        if owner["kind"] == "DaemonSet":
-            return daemon_set_step(
-                revision=revision,
-                max_unavailable=max_unavailable_of(owner, len(nodes)),
-                pods=live,
-                nodes=nodes,
-                occupied=[pod["spec"].get("nodeName", "") for pod in ending],
-            )
-        replicas = int(owner["spec"].get("replicas", 1))
-        return deployment_step(
-            replicas=replicas,
-            revision=revision,
-            strategy=deployment_strategy(owner, replicas),
-            pods=live,
-            terminating=len(ending),
-            nodes=nodes,
-            load=load,
-        )
-
     def _create(self, owner: Json, revision: str, node: str) -> Json:
-        metadata, template, kind = owner["metadata"], owner["spec"]["template"], owner["kind"]
-        meta = template.get("metadata") or {}
+        metadata, kind = owner["metadata"], owner["kind"]
         while True:
             count = self._counts[metadata["uid"]] = self._counts.get(metadata["uid"], 0) + 1
-            name = f"{metadata['name'][:LONGEST_OWNER_NAME]}-{revision}-{pod_suffix(metadata['name'], revision, count)}"
-            if self._api.get("Pod", metadata["namespace"], name) is None:
-                break
-        reference = {
-            "apiVersion": "apps/v1",
-            "kind": kind,
-            "name": metadata["name"],
-            "uid": metadata["uid"],
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": name,
-                "namespace": metadata["namespace"],
-                "labels": {**(meta.get("labels") or {}), HASH_LABEL[kind]: revision},
-                "annotations": dict(meta.get("annotations") or {}),
-                "ownerReferences": [reference],
-            },
-            "spec": {**template["spec"], "nodeName": node},
-        }
-        return self._api.create(PODS, pod, client=CLIENT)
+            pod = new_pod(owner, kind, revision, node, count)
+            if self._api.get("Pod", metadata["namespace"], pod["metadata"]["name"]) is None:
+                return self._api.create(PODS, pod, client=CLIENT)
 
     def _schedule(self, pod: Json, nodes: Sequence[str]) -> None:
         """Binds a Pod that nobody has bound: one that a person has created."""
@@ -176,11 +113,7 @@ class Workloads:
             self._api.patch(PODS, pod["metadata"]["namespace"], name, {"spec": {"nodeName": node}}, client=CLIENT)
 
     def _load(self) -> Mapping[str, int]:
-        load: dict[str, int] = {}
-        for pod in self._api.objects(["Pod"]):
-            node = pod["spec"].get("nodeName", "")
-            load[node] = load.get(node, 0) + 1
-        return load
+        return load_of(self._api.objects(["Pod"]))
 
     def _write_status(self, owner: Json, revision: str, pods: Sequence[PodView], nodes: Sequence[str]) -> None:
         if owner["kind"] == "Deployment":
@@ -206,22 +139,6 @@ def _visible(pod: Json) -> _Visible:
     return _Visible(
         bound=bool(pod["spec"].get("nodeName")),
         ending="deletionTimestamp" in pod["metadata"],
-        ready=_is_ready(pod),
+        ready=is_ready(pod),
         owners=frozenset(owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()),
-    )
-
-
-def _is_ready(pod: Json) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-
-def _view(pod: Json, kind: str) -> PodView:
-    metadata = pod["metadata"]
-    return PodView(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        revision=(metadata.get("labels") or {}).get(HASH_LABEL[kind], ""),
-        node=pod["spec"].get("nodeName", ""),
-        ready=_is_ready(pod),
     )
