@@ -273,24 +273,33 @@ class World:
         """Orders a fault of the API server; see sim.cluster.apimachinery.faults."""
         self._faults("POST", what)
 
-    def clear_faults(self) -> None:
-        """Ends all faults; a server that listens to nobody is waited for."""
+    def watches(self) -> Mapping[str, int]:
+        """How many watches the API server runs, by the address of the client."""
+        found: Mapping[str, int] = self._faults("GET")["watching"]
+        return found
+
+    def clear_faults(self) -> Mapping[str, Mapping[str, int]]:
+        """Ends all faults; a server that listens to nobody is waited for. How often each has struck whom, by address."""
+        found: dict[str, Mapping[str, int]] = {}
 
         def missing() -> str:
             try:
-                self._faults("DELETE")
+                found.update(self._faults("DELETE")["struck"])
             except OSError as error:
                 return str(error)
             return ""
 
         self.wait_for(missing)
+        return found
 
-    def _faults(self, method: str, body: Json | None = None) -> None:
+    def _faults(self, method: str, body: Json | None = None) -> Json:
         request = urllib.request.Request(
             f"{self.api.server}/tidegate/faults", method=method, data=json.dumps(body).encode() if body else None
         )
         with urllib.request.urlopen(request, timeout=5.0) as answer:
-            assert answer.status < 300, answer.read()
+            said: Json = json.loads(answer.read())
+            assert answer.status < 300, said
+        return said
 
     def pid_of(self, host: str, program: str) -> int:
         """The process in a host's namespace whose command line has `program` in it."""
@@ -328,12 +337,13 @@ class World:
 
     def metric(self, pod: Pod, port: int, name: str) -> float:
         """The sum of a metric of an agent, over all of its labels."""
-        address = next(str(a) for a in self._pod_ips(pod))
+        address = next(str(a) for a in self.pod_ips(pod))
         with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=5.0) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].split(" ")[0] == name)
 
-    def _pod_ips(self, pod: Pod) -> list[str]:
+    def pod_ips(self, pod: Pod) -> list[str]:
+        """The addresses of a Pod on the primary network."""
         obj = self.api.get(kube.PODS, pod.meta.namespace, pod.meta.name) or {}
         return [entry["ip"] for entry in (obj.get("status") or {}).get("podIPs") or ()]
 

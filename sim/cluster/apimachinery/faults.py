@@ -11,10 +11,15 @@ Actions: ``refuse`` (nobody listens, open connections are closed), ``reset`` (th
 watch gets a line that is not), ``compact`` (the past is forgotten: 410 for old watches), ``end_watches`` (running watches end),
 ``stale`` (lists are answered as they were `behind` versions ago, as by a replica that lags), ``disorder`` (running watches tell of
 each two changes in the wrong order).
+
+An answer says what is on, and how many watches run, by address: ``{"faults": [...], "watches": 9, "watching": {"10.244.0.7": 9}}``.
+With ``"spare_asker": true`` requests from the address that asked for the fault are answered well. What a fault did is counted, by what
+it was and by whose address: ``{"struck": {"status 429": {"10.244.0.7": 3}}}``, in every answer, until a ``DELETE`` has told it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +34,10 @@ _REASONS: Final = {
 }  # fmt: skip
 
 
+_ONLY: Final = {"disorder": frozenset[str](), "stale": frozenset({"list"})}
+"""The requests that an action can do something to; disorder is one of watches that run."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Fault:
     """One fault: it ends at `until_s` (monotonic), or when it has struck `left` times."""
@@ -41,10 +50,18 @@ class Fault:
     code: int = 500
     retry_after_s: int | None = None
     behind: int = 0
+    spared: str = ""
+    """The address of whom it never strikes."""
 
-    def strikes(self, verb: str, path: str) -> bool:
+    @property
+    def name(self) -> str:
+        """As what it is counted."""
+        return f"status {self.code}" if self.action == "status" else self.action
+
+    def strikes(self, verb: str, path: str, client: str) -> bool:
         """Whether a request is one that it is meant for."""
-        return path.startswith(self.path) and (not self.verbs or verb in self.verbs)
+        verbs = _ONLY.get(self.action, self.verbs)
+        return client != self.spared and path.startswith(self.path) and (verbs == () or verb in verbs)
 
     def error(self) -> StatusError:
         """What a request is answered with, for ``status``."""
@@ -62,26 +79,39 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """The faults that are on."""
+    """The faults that are on, and what faults have done."""
 
     on: list[Fault] = field(default_factory=list)
+    struck: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often, by the fault's name and the address of the client."""
 
-    def strike(self, verb: str, path: str, now_s: float) -> Fault | None:
+    def count(self, name: str, client: str) -> None:
+        """A fault has had its effect on a client."""
+        self.struck[name, client] += 1
+
+    def counts(self) -> Json:
+        """What has been counted, as the list of faults shows it."""
+        found: Json = {}
+        for (name, client), count in self.struck.items():
+            found.setdefault(name, {})[client] = count
+        return found
+
+    def strike(self, verb: str, path: str, client: str, now_s: float) -> Fault | None:
         """The fault that strikes a request, and counts it; None when it is spared."""
         self.on = [fault for fault in self.on if fault.until_s > now_s and fault.left != 0]
         for fault in self.on:
-            if fault.strikes(verb, path):
+            if fault.strikes(verb, path, client):
                 if fault.left is not None:
                     fault.left -= 1
                 return fault
         return None
 
 
-_KEYS: Final = ("action", "seconds", "count", "path", "verbs", "code", "retry_after_s", "behind")
+_KEYS: Final = ("action", "seconds", "count", "path", "verbs", "code", "retry_after_s", "behind", "spare_asker")
 
 
-def parse(body: Any, now_s: float) -> Fault:
-    """The fault of a request.
+def parse(body: Any, asker: str, now_s: float) -> Fault:
+    """The fault of a request from the address `asker`.
 
     Raises:
         StatusError: 400 with what is wrong.
@@ -105,4 +135,5 @@ def parse(body: Any, now_s: float) -> Fault:
         code=int(body.get("code", 500)),
         retry_after_s=body.get("retry_after_s"),
         behind=int(body.get("behind", 0)),
+        spared=asker if body.get("spare_asker") else "",
     )

@@ -77,9 +77,11 @@ class Service:
 
     async def _strike(self, request: web.BaseRequest, faults: Faults) -> web.StreamResponse | None:
         verb = _verb(request, requests.route(request.path))
-        fault = faults.strike(verb, request.path, time.monotonic())
-        if fault is None or fault.action == "disorder":
+        client = request.remote or ""
+        fault = faults.strike(verb, request.path, client, time.monotonic())
+        if fault is None:
             return None
+        faults.count(fault.name, client)
         self.log("fault", action=fault.action, verb=verb, path=request.path)
         match fault.action:
             case "status":
@@ -90,7 +92,7 @@ class Service:
                 await asyncio.sleep(max(fault.until_s - time.monotonic(), 0))
                 return None
             case "stale":
-                return self._list_before(request, fault.behind) if verb == "list" else None
+                return self._list_before(request, fault.behind)
             case _:
                 if request.transport is not None:
                     request.transport.abort()
@@ -226,6 +228,7 @@ class Service:
             bookmarks=requests.truth(asked, "allowWatchBookmarks"),
             bookmark_interval_s=self.bookmark_interval_s,
             timeout_s=float(timeout_s or DEFAULT_TIMEOUT_S),
+            client=request.remote or "",
         )
         first: list[bytes] = []
         version = version_number(query.resource_version) if query.resource_version else 0

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -80,21 +81,22 @@ class Listening:
         found = [protocol.transport for protocol in self._server.connections]
         return [transport for transport in found if isinstance(transport, asyncio.Transport)]
 
-    def _reset_connections(self, spared: asyncio.BaseTransport | None) -> None:
+    def _reset_connections(self, fault: Fault, spared: asyncio.BaseTransport | None) -> None:
         for transport in self._connections():
             if transport is spared:
                 continue
+            self._count(fault.name, str((transport.get_extra_info("peername") or ("",))[0]))
             sock = transport.get_extra_info("socket")
             if sock is not None:
                 # With a linger time of 0 the kernel sends RST instead of FIN.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
 
-    def _go_away(self, seconds: float, spared: asyncio.BaseTransport | None) -> None:
+    def _go_away(self, fault: Fault, seconds: float) -> None:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        self._reset_connections(spared)
+        self._reset_connections(fault, None)
         loop = asyncio.get_running_loop()
         if self._returning is not None:
             self._returning.cancel()
@@ -108,25 +110,33 @@ class Listening:
 
     async def admin(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers ``/tidegate/faults``."""
-        on = self.service.faults
+        on, told = self.service.faults, None
         if request.path != faults.PATH or on is None:
             raise problems.page_not_found()
         match request.method:
             case "POST":
                 fault = faults.parse(
-                    requests.parse_body(await request.read(), requests.JSON, "Fault"), time.monotonic()
+                    requests.parse_body(await request.read(), requests.JSON, "Fault"),
+                    request.remote or "",
+                    time.monotonic(),
                 )
                 self.log("fault asked for", **fault.shown(time.monotonic()))
                 self._start(fault, request)
             case "DELETE":
                 on.on.clear()
+                told, on.struck = on.counts(), Counter()
                 for watch in self.service.watches:
                     watch.mend()
             case "GET":
                 pass
             case _:
                 raise problems.method_not_allowed()
-        body = {"faults": [fault.shown(time.monotonic()) for fault in on.on], "watches": len(self.service.watches)}
+        body = {
+            "faults": [fault.shown(time.monotonic()) for fault in on.on],
+            "watches": len(self.service.watches),
+            "watching": dict(Counter(watch.client for watch in self.service.watches)),
+            "struck": on.counts() if told is None else told,
+        }
         return web.Response(body=encode(body), content_type=requests.JSON)
 
     def _start(self, fault: Fault, request: web.BaseRequest) -> None:
@@ -137,23 +147,31 @@ class Listening:
         if fault.action == "refuse":
             # The answer to this request goes out first.
             seconds = max(fault.until_s - time.monotonic(), 0)
-            asyncio.get_running_loop().call_later(0.02, self._go_away, seconds, None)
+            asyncio.get_running_loop().call_later(0.02, self._go_away, fault, seconds)
             return
         if fault.action == "reset":
-            self._reset_connections(request.transport)
+            self._reset_connections(fault, request.transport)
         for watch in list(self.service.watches):
-            self._strike_watch(fault, watch)
+            if watch.client != fault.spared:
+                self._strike_watch(fault, watch)
         if self.service.faults is not None and fault.action != "end_watches":
             self.service.faults.on.append(fault)
 
-    @staticmethod
-    def _strike_watch(fault: Fault, watch: Watch) -> None:
+    def _count(self, name: str, client: str) -> None:
+        if self.service.faults is not None:
+            self.service.faults.count(name, client)
+
+    def _strike_watch(self, fault: Fault, watch: Watch) -> None:
         """What a fault does to a watch that runs."""
+        if fault.verbs and "watch" not in fault.verbs:
+            return
+        if fault.action not in ("disorder", "reset", "stale"):
+            self._count(fault.name, watch.client)
         match fault.action:
             case "hang":
                 watch.silent = True
             case "disorder":
-                watch.disorder = True
+                watch.disordered = lambda: self._count(fault.name, watch.client)
             case "garbage":
                 watch.say(b'{"type":"ADDED","object":{"kind":\x00\xff\n')
             case "end_watches":

@@ -40,8 +40,10 @@ class Watch:
     timeout_s: float = DEFAULT_TIMEOUT_S
     silent: bool = False
     """Struck by a fault: still open, and what it would say waits, as in a network that is interrupted."""
-    disorder: bool = False
-    """Struck by a fault: each two lines change places."""
+    disordered: Callable[[], None] | None = None
+    """Struck by a fault: each two lines change places, and this is called when they do."""
+    client: str = ""
+    """The address of whoever watches."""
     _held: bytes = b""
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
@@ -60,9 +62,11 @@ class Watch:
         """Sends a line as soon as the client reads."""
         if self._ended:
             return
-        if self.disorder and not self._held:
-            self._held = line
-            return
+        if self.disordered is not None:
+            if not self._held:
+                self._held = line
+                return
+            self.disordered()
         line, self._held = line + self._held, b""
         self._pending.append(line)
         self._pending_bytes += len(line)
@@ -72,7 +76,7 @@ class Watch:
 
     def mend(self) -> None:
         """Ends what faults do to it: what has waited is said."""
-        self.silent = self.disorder = False
+        self.silent, self.disordered = False, None
         if self._held:
             self.say(b"")
         self._wake.set()

@@ -211,6 +211,21 @@ def test_garbage(faulty: Client, space: Namespace) -> None:
     assert isinstance(faulty.get(space.core("configmaps")).body, dict)
 
 
+def test_what_a_fault_did_is_told_and_by_whose_address(faulty: Client, space: Namespace) -> None:
+    path = space.core("configmaps")
+    fault(faulty, "status", code=500, spare_asker=True)
+    assert faulty.get(path).code == 200, "whoever asked for the fault from this address is spared"
+    assert faulty.get(FAULTS).body["struck"] == {}
+    fault(faulty, "status", code=429, count=2, verbs=["list"])
+    watch = faulty.watch(path, timeoutSeconds=1)
+    assert [faulty.get(path).code for _ in range(3)] == [429, 429, 200]
+    assert watch.rest() == [], "it is no list"
+    own = {"status 429": {"127.0.0.1": 2}}
+    assert faulty.get(FAULTS).body["struck"] == own
+    assert faulty.delete(FAULTS).body["struck"] == own
+    assert faulty.get(FAULTS).body["struck"] == {}
+
+
 def test_watches_end_on_request(faulty: Client, space: Namespace) -> None:
     watch = faulty.watch(space.core("configmaps"))
     fault(faulty, "end_watches")
