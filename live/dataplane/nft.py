@@ -1,5 +1,6 @@
 """The `nft` data plane: bucket -> mark -> rule -> route, for machines and users that may not load BPF.
 
+    ingress                    what needs nothing but its target goes there at once (nft_fast); the rest, as if that were not there:
     prerouting, priority raw   iif in interfaces, daddr in VIPs: notrack, goto the classifier of the family
     classifier                 protocol, destination, ports, source, byte matches -> the flow's chain
     the flow's chain           mark = map[jhash(addresses, ports)], count by mark, accept
@@ -17,7 +18,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Final
 
@@ -32,11 +33,14 @@ from live.dataplane.egress import Link, links
 from live.dataplane.fence import Fence
 from live.dataplane.grace import wait_for_packets_under_way
 from live.dataplane.loop import Loop
+from live.dataplane.nft_expressions import intercepted
+from live.dataplane.nft_fast import compile_fast
+from live.dataplane.nft_features import Features, features
 from live.dataplane.nft_maps import marks_of
 from live.dataplane.nft_marks import MARK_BASE, MARK_MASK, REJECT_MARK, MarkRoutes
 from live.dataplane.nft_program import Destination, compile_program, count_name, flow_key
-from live.dataplane.nft_tables import Desired, State, load, transactions, unmatched_counts
-from live.dataplane.nft_wire import Marks, NftSocket, Table
+from live.dataplane.nft_tables import Desired, State, load, together, transactions, unmatched_counts
+from live.dataplane.nft_wire import INET, NETDEV, Marks, NftSocket, Table
 from live.netlink import NetlinkError
 from live.routes import GATEWAY_TABLE
 from live.rtnetlink import RouteSocket
@@ -57,10 +61,13 @@ class NftDataplane:
         """`reply_table`: the routing table by which the gateway's own answers about VIP packets leave (resets, ICMP errors): the one
         of the VIPs' replies. `transaction_bytes`: how large a transaction may be, if not as large as the kernel allows.
         """
-        self._table = Table(TABLE)
+        self._table, self._fast = Table(TABLE), Table(TABLE, NETDEV)
         self._marks = MarkRoutes(reply_table=reply_table)
         self._transaction_bytes = transaction_bytes
-        self._state: State | None = None
+        self._states: Mapping[int, State] = {}
+        """Of the tables, by family."""
+        self._indices: Mapping[str, int] = {}
+        self._features: Features | None = None
         self._flows: dict[str, Flow] = {}
         self._fence = Fence()
         self._own: tuple[Link, Link] | None = None
@@ -88,16 +95,19 @@ class NftDataplane:
             if look or self._own is None:
                 _set_parameters(interfaces, versions)
                 self._own = OWN.ensure(_OWN_MTU_BYTES)
+                self._fence.look_again()
             entrance, exit_ = self._own
             vips = {vip for flow in forwarding.flows for vip in flow.destinations}
             self._fence.extend(vips, interfaces, entrance.index)
-            capacity_bytes = self._transaction_bytes or kernel.transaction_bytes
-            state, self._state = self._state or load(kernel, self._table), None
             targets = {target.address for pool in pools.values() for target in pool.targets}
             marks = self._marks.acquire(routes, targets, versions, look=look)
-            tables = marks_of(pools, marks)
-            desired = _desired(forwarding, tables, (*interfaces, exit_.name), state, capacity_bytes)
-            plan = transactions(self._table, state, desired, capacity_bytes)
+            # With an interface goes its chain.
+            indices = {name: there[name].index for name in interfaces}
+            states = self._states if indices == self._indices else {}
+            self._states, self._indices = {}, indices
+            wanted = self._wanted(kernel, forwarding, marks_of(pools, marks), (*interfaces, exit_.name), states)
+            capacity_bytes = self._transaction_bytes or kernel.transaction_bytes
+            plan = together(transactions(*one, capacity_bytes) for one in wanted)
             for messages in (*plan.additions, plan.switch):
                 kernel.commit(messages)
             # Otherwise what is too much stays until the next change finds it.
@@ -105,10 +115,30 @@ class NftDataplane:
                 for messages in plan.deletions:
                     kernel.commit(messages)
                 self._marks.release(routes, marks)
-                self._state = desired.state()
+                self._states = {table.family: desired.state() for table, _, desired in wanted}
             self._fence.narrow(vips, interfaces)
         self._flows = {flow_key(flow): flow for flow in forwarding.flows}
         self._forwarding, self._surroundings = forwarding, surroundings
+
+    def _wanted(
+        self,
+        kernel: NftSocket,
+        forwarding: Forwarding,
+        tables: dict[str, Marks],
+        interfaces: Sequence[str],
+        states: Mapping[int, State],
+    ) -> list[tuple[Table, State, Desired]]:
+        """What each table has and should have; the last of `interfaces` is that of what this host itself sends."""
+        self._features = self._features or features(kernel)
+        # What changes in both must fit into one transaction.
+        room_bytes = (self._transaction_bytes or kernel.transaction_bytes) // 2
+        state = states.get(INET) or load(kernel, self._table)
+        desired = _desired(forwarding, tables, interfaces, state, room_bytes, self._features.defragment)
+        if not self._features.forwards:
+            return [(self._table, state, desired)]
+        fast = states.get(NETDEV) or load(kernel, self._fast)
+        desired_fast = _desired_fast(forwarding, tables, self._marks.hops(), interfaces[:-1], fast, room_bytes)
+        return [(self._table, state, desired), (self._fast, fast, desired_fast)]
 
     def counters(self) -> Sequence[FlowCounter]:
         """See `core.ports.Dataplane`: for each flow and target of the last `apply`, since the target joined the flow."""
@@ -118,7 +148,7 @@ class NftDataplane:
             counted: Counter[tuple[str, Address | None]] = Counter()
             octets: Counter[tuple[str, Address | None]] = Counter()
             for key, flow in self._flows.items():
-                for raw, (packets, length_bytes) in kernel.counts(TABLE, count_name(key)).items():
+                for raw, (packets, length_bytes) in _counts(kernel, count_name(key)):
                     if (mark := int.from_bytes(raw, sys.byteorder)) in targets:
                         counted[flow.name, targets[mark]] += packets
                         octets[flow.name, targets[mark]] += length_bytes
@@ -136,11 +166,13 @@ class NftDataplane:
         """See `core.ports.Dataplane`. Kernel parameters stay as they are."""
         with RouteSocket() as routes, NftSocket() as kernel:
             # Adding it first makes deleting it succeed in any case.
-            kernel.commit([self._table.create(), self._table.delete()])
+            kernel.commit(
+                [message for table in (self._table, self._fast) for message in (table.create(), table.delete())]
+            )
             self._marks.remove(routes)
         self._fence.remove()
         OWN.remove()
-        self._state = self._own = self._surroundings = None
+        self._states, self._own, self._surroundings = {}, None, None
         self._flows = {}
 
 
@@ -161,8 +193,9 @@ def probe() -> str | None:
     try:
         with NftSocket() as kernel:
             tables = {"probe": np.arange(11, dtype=np.uint32)}  # with a bucket that rejects
-            desired = _desired(Forwarding(flows=(flow,)), tables, ("lo",), State(), kernel.transaction_bytes)
-            plan = transactions(table, State(), desired, kernel.transaction_bytes)
+            defragment, room_bytes = features(kernel).defragment, kernel.transaction_bytes
+            desired = _desired(Forwarding(flows=(flow,)), tables, ("lo",), State(), room_bytes, defragment)
+            plan = transactions(table, State(), desired, room_bytes)
             kernel.commit([*itertools.chain(*plan.additions), *plan.switch], only_check=True)
     except NetlinkError as error:
         return str(error)
@@ -170,7 +203,12 @@ def probe() -> str | None:
 
 
 def _desired(
-    forwarding: Forwarding, tables: dict[str, Marks], interfaces: Sequence[str], state: State, capacity_bytes: int
+    forwarding: Forwarding,
+    tables: dict[str, Marks],
+    interfaces: Sequence[str],
+    state: State,
+    capacity_bytes: int,
+    defragment: bytes = intercepted(),
 ) -> Desired:
     """`tables`: the mark of each bucket of each pool."""
     maps, map_of = state.place(tables, capacity_bytes)
@@ -179,14 +217,62 @@ def _desired(
     destinations, counts = {}, {}
     for flow in forwarding.flows:
         counted = count_name(flow_key(flow))
-        counts[counted] = marks_in[id(tables[flow.pool])]
+        counts[counted] = dict.fromkeys(marks_in[id(tables[flow.pool])], b"")
         destinations[flow_key(flow)] = Destination(
             bucket_map=map_of.get(flow.pool), table_size=len(tables[flow.pool]), counts=counted
         )
     program = compile_program(
-        forwarding.flows, destinations, interfaces=interfaces, seed=forwarding.seed, reject_mark=REJECT_MARK
+        forwarding.flows,
+        destinations,
+        interfaces=interfaces,
+        seed=forwarding.seed,
+        reject_mark=REJECT_MARK,
+        defragment=defragment,
     )
     return Desired(program, maps, counts)
+
+
+def _desired_fast(
+    forwarding: Forwarding,
+    tables: dict[str, Marks],
+    hops: Mapping[int, tuple[Address, int]],
+    interfaces: Sequence[str],
+    state: State,
+    capacity_bytes: int,
+) -> Desired:
+    """What the table of frames should have; `hops`: where packets with a mark go."""
+    maps, map_of = state.place(tables, capacity_bytes)
+    distinct = {id(table): table for table in tables.values()}
+    packed = {mark: address.packed + index.to_bytes(4, sys.byteorder) for mark, (address, index) in hops.items()}
+    hops_in = {
+        number: {mark: packed[mark] for mark in _marks_in(table) if mark in packed}
+        for number, table in distinct.items()
+    }
+    destinations, counts = {}, {}
+    for flow in forwarding.flows:
+        counted = count_name(flow_key(flow))
+        if known := hops_in[id(tables[flow.pool])]:
+            counts[counted] = known
+        bucket_map = map_of.get(flow.pool) if known else None
+        destinations[flow_key(flow)] = Destination(
+            bucket_map=bucket_map, table_size=len(tables[flow.pool]), counts=counted
+        )
+    mtu_bytes = _narrowest({hops[mark] for known in counts.values() for mark in known})
+    program = compile_fast(forwarding.flows, destinations, seed=forwarding.seed, mtu_bytes=mtu_bytes)
+    return Desired(program, maps, counts, tuple(interfaces))
+
+
+def _narrowest(hops: set[tuple[Address, int]]) -> dict[int, int]:
+    """The least MTU on the way to any of them, by IP version."""
+    mtu_of = {link.index: link.mtu_bytes for link in links().values()}
+    versions = sorted({address.version for address, _ in hops})
+    return {v: min(mtu_of.get(index, 0) for address, index in hops if address.version == v) for v in versions}
+
+
+def _counts(kernel: NftSocket, name: str) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """What both tables have counted under one name."""
+    for family in (INET, NETDEV):
+        yield from kernel.counts(TABLE, name, family).items()
 
 
 def _marks_in(table: Marks) -> frozenset[int]:

@@ -25,6 +25,7 @@ _VERDICT: Final = 2
 class Base(IntEnum):
     """What an offset counts from: NFT_PAYLOAD_*_HEADER, or an IPv6 header that is looked for."""
 
+    LINK = 0
     NETWORK = 1
     TRANSPORT = 2
     FOUND = 3
@@ -39,6 +40,7 @@ class Meta(IntEnum):
     INPUT_NAME = 6
     FAMILY = 15
     PROTOCOL = 16
+    PACKET_TYPE = 19
 
 
 class Compare(IntEnum):
@@ -134,6 +136,17 @@ def compare(data: bytes, word: int = 0, operator: Compare = Compare.EQUAL) -> by
     return _expression("cmp", _register(1, word), be32(2, operator), value(3, data))
 
 
+def within(first: bytes, last: bytes, word: int = 0) -> bytes:
+    """Ends the rule unless the register is between the two, or one of them; bytes in network order."""
+    return _expression("range", _register(1, word), be32(2, 0), value(3, first), value(4, last))
+
+
+def forward(version: int, interface_word: int, address_word: int) -> bytes:
+    """Sends the packet to the neighbour with that address on the interface with that index, one hop less; it does not come back."""
+    family = {4: 2, 6: 10}[version]
+    return _expression("fwd", _register(1, interface_word), _register(2, address_word), be32(3, family))
+
+
 def mask(data: bytes, word: int = 0) -> bytes:
     """The register AND `data`, in place."""
     return change_bits(data, bytes(len(data)), word)
@@ -166,7 +179,7 @@ def contained(set_name: str, word: int = 0) -> bytes:
 
 
 def mapped(map_name: str, word: int = 0) -> bytes:
-    """Replaces the register by what the map has for it; ends the rule when it has nothing."""
+    """Replaces the register (and those behind it, if it is long) by what the map has for it; ends the rule when it has nothing."""
     return _expression("lookup", text(1, map_name), _register(2, word), _register(3, word))
 
 
@@ -183,8 +196,16 @@ def jhash(words: int, modulus: int, seed: int) -> bytes:
 
 
 def connection_state(word: int = 0) -> bytes:
-    """Loads the state of the packet's connection. That a rule has it makes the kernel defragment packets in this namespace."""
+    """Loads the state of the packet's connection. That a rule has it makes the kernel defragment packets in this namespace, and track
+    connections."""
     return _expression("ct", _register(1, word), be32(2, 0))
+
+
+def intercepted() -> bytes:
+    """Gives the packet to a local socket. That a rule has it, in a chain that no packet comes to, makes the kernel defragment packets
+    in this namespace, and nothing else."""
+    any_family = 0
+    return constant(bytes(2)) + _expression("tproxy", be32(1, any_family), _register(3, 0))
 
 
 def source_kind(word: int = 0) -> bytes:

@@ -115,6 +115,10 @@ class MarkRoutes:
         self._there = there
         return result
 
+    def hops(self) -> Mapping[int, tuple[Address, int]]:
+        """Target and interface behind each mark, as `acquire` has left them."""
+        return (self._there or self._list()).hops
+
     def release(self, kernel: RouteSocket, in_use: Mapping[Address, int]) -> None:
         """Takes the routes of all marks but `in_use` away, and the rules that lead to them; no packet has them any more.
 

@@ -38,7 +38,7 @@ from live.dataplane.nft_packets import (
     kind_of,
     layout,
 )
-from live.dataplane.nft_ranges import ADDRESSED, PORTED, Dimension, Ranges, cut, destination_ranges, joined, merged
+from live.dataplane.nft_ranges import ADDRESSED, PORTED, Dimension, Ranges, cut, destinations_of, joined
 from live.dataplane.nft_wire import BYTE_KEY, NAME_KEY, KeyType, dispatch_elements, element, interval_elements
 
 UNMATCHED: Final = "unmatched"
@@ -85,7 +85,7 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class _Branch:
+class Branch:
     """What all flows of a tree have in common."""
 
     where: Layout
@@ -100,9 +100,12 @@ def compile_program(
     interfaces: Sequence[str],
     seed: int,
     reject_mark: int,
+    defragment: bytes = nft.intercepted(),
 ) -> Program:
-    """The chains and sets for `flows` in matching order; `destinations` by the key `flow_key` of each flow."""
-    return _Compiler(flows, destinations, seed, reject_mark).compile(interfaces)
+    """The chains and sets for `flows` in matching order; `destinations` by the key `flow_key` of each flow; `defragment`: a rule that
+    makes the kernel do that.
+    """
+    return Compiler(flows, destinations, seed, reject_mark).compile(interfaces, defragment)
 
 
 def count_name(key: str) -> str:
@@ -116,7 +119,9 @@ def flow_key(flow: Flow) -> str:
     return f"{readable}-v{flow.version}-{_digest([flow.name.encode(), bytes([flow.version])])}"
 
 
-class _Compiler:
+class Compiler:
+    """One compilation. Chains of its own for packets of other tables: live.dataplane.nft_fast."""
+
     def __init__(
         self, flows: Sequence[Flow], destinations: Mapping[str, Destination], seed: int, reject_mark: int
     ) -> None:
@@ -125,36 +130,51 @@ class _Compiler:
         self._keys = {id(flow): flow_key(flow) for flow in flows}
         self._seed = seed
         self._program = Program()
-        counted = nft.meta(Meta.FAMILY) + nft.contained(UNMATCHED)
-        self._unmatched = self._chain(UNMATCHED, [counted + nft.decide(Verdict.DROP), nft.decide(Verdict.DROP)])
+        self._unmatched = self._chain(UNMATCHED, self._leave())
         self._nodes: dict[tuple[object, ...], str] = {}
         self._ranges: dict[tuple[str, int], Ranges | None] = {}
         self._buckets: dict[tuple[object, ...], str] = {}
         self._counts: dict[str, bytes] = {}
         self._rejected = nft.constant(reject_mark.to_bytes(4, sys.byteorder)) + nft.set_mark()
 
-    def compile(self, interfaces: Sequence[str]) -> Program:
-        self._chain("defragment", [nft.connection_state()])
+    def _leave(self) -> Sequence[bytes]:
+        """What becomes of packets that match no flow."""
+        counted = nft.meta(Meta.FAMILY) + nft.contained(UNMATCHED)
+        return [counted + nft.decide(Verdict.DROP), nft.decide(Verdict.DROP)]
+
+    def compile(self, interfaces: Sequence[str], defragment: bytes) -> Program:
+        """See `compile_program`."""
+        self._chain("defragment", [defragment])
         from_here = nft.meta(Meta.INPUT_NAME) + self._one_of(interfaces)
-        entry, replies = [], []
+        to_vips, replies, others = [], [], []
         for version in (4, 6):
             flows = [flow for flow in self._flows if flow.version == version]
             if not flows:
                 continue
             direct = layout(version, inner=False)
-            vips = self._intervals(
-                "vips", merged(r for flow in flows for r in destination_ranges(flow)), direct.address_key
-            )
             family = nft.meta(Meta.FAMILY) + nft.compare(bytes([FAMILY[version]]))
-            to_vip = family + nft.payload(direct.destination) + nft.contained(vips)
-            entry.append(from_here + to_vip + nft.untracked() + nft.goto(self._family(version, flows)))
+            to_vip = family + self._of_vip(direct, direct.destination, flows)
+            to_vips.append(to_vip + from_here + nft.untracked() + nft.goto(self._family(version, flows)))
+            from_vip = family + self._of_vip(direct, direct.source, flows)
+            replies.append(from_vip + nft.untracked() + nft.decide(Verdict.ACCEPT))
             if version == 4:
                 # What `accept_local` (live.dataplane.nft) lets through and is not for a VIP: nobody outside has our addresses.
                 ours = nft.source_kind() + nft.compare((2).to_bytes(4, sys.byteorder))
-                entry.append(from_here + family + ours + nft.decide(Verdict.DROP))
-            replies.append(family + nft.payload(direct.source) + nft.contained(vips) + nft.untracked())
-        self._program.entry = (*entry, *replies)
+                others.append(from_here + family + ours + nft.decide(Verdict.DROP))
+        self._program.entry = (*to_vips, *replies, *others)
         return self._program
+
+    def _of_vip(self, where: Layout, address: Load, flows: Sequence[Flow]) -> bytes:
+        """Ends the rule unless the address is one of a VIP."""
+        vips = destinations_of(flows, where.version)
+        return nft.payload(address) + self._one_of_ranges("vips", vips, where.address_key)
+
+    def _one_of_ranges(self, label: str, ranges: Ranges, key: KeyType) -> bytes:
+        """Ends the rule unless what is loaded is in one of `ranges`: for a single one that is cheaper than a set."""
+        if len(ranges) != 1:
+            return nft.contained(self._intervals(label, ranges, key))
+        first, last = (bound.to_bytes(key.length, "big") for bound in ranges[0])
+        return nft.compare(first) if first == last else nft.within(first, last)
 
     def _one_of(self, interfaces: Sequence[str]) -> bytes:
         """Ends the rule unless the loaded name is that of one of `interfaces`."""
@@ -182,7 +202,7 @@ class _Compiler:
             for protocol in L4Protocol
             for rule in self._transports(behind_authentication(protocol), flows, (protocol,))
         ]
-        echo = self._node(_Branch(direct, Kind.ECHO, ADDRESSED), flows)
+        echo = self._node(Branch(direct, Kind.ECHO, ADDRESSED), flows)
         for kind in ECHOES[6]:
             found = nft.payload(Load(Base.FOUND, 0, 1, ICMP[6])) + nft.compare(bytes([kind]))
             rules.append(found + nft.goto(echo))
@@ -200,13 +220,13 @@ class _Compiler:
             for flow in flows
             if protocol in flow.protocols and all(match.protocol is protocol for match in flow.byte_matches)
         ]
-        return self._node(_Branch(where, kind_of(protocol), PORTED), possible)
+        return self._node(Branch(where, kind_of(protocol), PORTED), possible)
 
     def _icmp(self, version: int, direct: Layout, inner: Layout, flows: Sequence[Flow]) -> str:
-        echo = self._node(_Branch(direct, Kind.ECHO, ADDRESSED), flows)
+        echo = self._node(Branch(direct, Kind.ECHO, ADDRESSED), flows)
         trees = Trees(
             transports={protocol: self._tree(inner, protocol, flows) for protocol in L4Protocol},
-            echo=self._node(_Branch(inner, Kind.ECHO, ADDRESSED), flows),
+            echo=self._node(Branch(inner, Kind.ECHO, ADDRESSED), flows),
             unmatched=self._unmatched,
         )
         error, chains = chains_inside(version, trees, _name)
@@ -215,7 +235,7 @@ class _Compiler:
         rules += [is_icmp_type(kind) + nft.goto(error) for kind in ERRORS[version]]
         return self._chain(f"icmp-v{version}", [*rules, nft.goto(self._unmatched)])
 
-    def _node(self, branch: _Branch, flows: Sequence[Flow]) -> str:
+    def _node(self, branch: Branch, flows: Sequence[Flow]) -> str:
         """The chain that decides among `flows`, of which `branch.dimensions` have not been asked yet."""
         reachable: list[Flow] = []
         for flow in flows:
@@ -231,10 +251,15 @@ class _Compiler:
             self._nodes[key] = self._cut(branch, reachable) or self._list(branch, reachable)
         return self._nodes[key]
 
-    def _conditions(self, branch: _Branch, flow: Flow) -> bool:
+    def _conditions(self, branch: Branch, flow: Flow) -> bool:
         """Whether a packet may still not match the flow."""
-        asked = branch.kind is not Kind.ECHO and flow.byte_matches
-        return bool(asked) or any(self._allowed(dimension, flow) is not None for dimension in branch.dimensions)
+        return bool(self._byte_matches(branch, flow)) or any(
+            self._allowed(dimension, flow) is not None for dimension in branch.dimensions
+        )
+
+    def _byte_matches(self, branch: Branch, flow: Flow) -> Sequence[ByteMatch]:
+        """Those that packets of the branch are asked about."""
+        return () if branch.kind is Kind.ECHO else flow.byte_matches
 
     def _allowed(self, dimension: Dimension, flow: Flow) -> Ranges | None:
         key = dimension.name, id(flow)
@@ -242,28 +267,24 @@ class _Compiler:
             self._ranges[key] = dimension.allowed(flow)
         return self._ranges[key]
 
-    def _list(self, branch: _Branch, flows: Sequence[Flow]) -> str:
+    def _list(self, branch: Branch, flows: Sequence[Flow]) -> str:
         rules = []
         for flow in flows:
             question = b"".join(self._question(branch, dimension, flow) for dimension in branch.dimensions)
-            if branch.kind is not Kind.ECHO:
-                matched = [self._byte_match(match, branch.where) for match in flow.byte_matches]
-                if None in matched:
-                    continue
-                question += b"".join(match for match in matched if match)
+            matched = [self._byte_match(match, branch.where) for match in self._byte_matches(branch, flow)]
+            if None in matched:
+                continue
+            question += b"".join(match for match in matched if match)
             rules.append(question + nft.goto(self._terminal(branch, flow)))
         return self._chain(f"flows-{branch.where.name}", [*rules, nft.goto(self._unmatched)])
 
-    def _question(self, branch: _Branch, dimension: Dimension, flow: Flow) -> bytes:
+    def _question(self, branch: Branch, dimension: Dimension, flow: Flow) -> bytes:
         """Ends the rule unless the packet is what the flow allows in this dimension."""
         allowed = self._allowed(dimension, flow)
         if allowed is None:
             return b""
         key = dimension.key(branch.where)
-        loaded = nft.payload(dimension.load(branch.where))
-        if len(allowed) == 1 and allowed[0][0] == allowed[0][1]:
-            return loaded + nft.compare(allowed[0][0].to_bytes(key.length, "big"))
-        return loaded + nft.contained(self._intervals(dimension.name, allowed, key))
+        return nft.payload(dimension.load(branch.where)) + self._one_of_ranges(dimension.name, allowed, key)
 
     def _byte_match(self, match: ByteMatch, where: Layout) -> bytes | None:
         """Ends the rule unless the match holds, byte by byte; None: it cannot hold here."""
@@ -284,7 +305,7 @@ class _Compiler:
                 result += nft.contained(self._set("byte", SetContent(key=BYTE_KEY, elements=values, intervals=False)))
         return result
 
-    def _cut(self, branch: _Branch, flows: Sequence[Flow]) -> str | None:
+    def _cut(self, branch: Branch, flows: Sequence[Flow]) -> str | None:
         """The node as a dispatch over the first dimension that divides the flows; None when none does."""
         if len(flows) <= LINEAR_FLOWS:
             return None
@@ -293,7 +314,7 @@ class _Compiler:
             if not pieces:
                 continue
             rest = tuple(other for other in branch.dimensions if other is not dimension)
-            below = _Branch(branch.where, branch.kind, rest)
+            below = Branch(branch.where, branch.kind, rest)
             ranges = joined((first, last, self._node(below, inside)) for first, last, inside in pieces)
             elsewhere = self._node(below, [flow for flow in flows if self._allowed(dimension, flow) is None])
             key = dimension.key(branch.where)
@@ -305,7 +326,7 @@ class _Compiler:
             return self._chain(f"by-{dimension.name}-{branch.where.name}", rules)
         return None
 
-    def _terminal(self, branch: _Branch, flow: Flow) -> str:
+    def _terminal(self, branch: Branch, flow: Flow) -> str:
         """The chain that sends the packets of a flow to their targets: mark, then count."""
         key = self._keys[id(flow)]
         to = self._destinations[key]
@@ -318,7 +339,7 @@ class _Compiler:
         rules.append(self._counts[key])
         return self._chain(f"to-{branch.kind.value}-{branch.where.name}-{key}", rules)
 
-    def _bucket(self, branch: _Branch, bucket_map: str, table_size: int) -> str:
+    def _bucket(self, branch: Branch, bucket_map: str, table_size: int) -> str:
         """The chain that marks packets with the target of their bucket.
 
         All flows to one pool share it: the kernel walks through a whole map for each rule that names it.

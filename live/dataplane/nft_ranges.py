@@ -92,7 +92,12 @@ def destination_ranges(flow: Flow) -> Ranges:
     return _prefixes(flow.destinations, flow.version)
 
 
-_DESTINATION = Dimension("destination", destination_ranges, lambda at: at.destination, lambda at: at.address_key)
+def destinations_of(flows: Iterable[Flow], version: int) -> Ranges:
+    """The VIPs of all `flows` of one IP version."""
+    return merged(r for flow in flows if flow.version == version for r in destination_ranges(flow))
+
+
+DESTINATION: Final = Dimension("destination", destination_ranges, lambda at: at.destination, lambda at: at.address_key)
 _SOURCE = Dimension(
     "source",
     lambda flow: _prefixes(flow.sources, flow.version) if flow.sources else None,
@@ -103,5 +108,5 @@ _DESTINATION_PORT = Dimension(
     "dport", lambda flow: _ports(flow.destination_ports), lambda at: at.destination_port, lambda _: PORT_KEY
 )
 _SOURCE_PORT = Dimension("sport", lambda flow: _ports(flow.source_ports), lambda at: at.source_port, lambda _: PORT_KEY)
-PORTED: Final = (_DESTINATION, _DESTINATION_PORT, _SOURCE, _SOURCE_PORT)
-ADDRESSED: Final = (_DESTINATION, _SOURCE)
+PORTED: Final = (DESTINATION, _DESTINATION_PORT, _SOURCE, _SOURCE_PORT)
+ADDRESSED: Final = (DESTINATION, _SOURCE)

@@ -19,17 +19,24 @@ from live.dataplane.nft_maps import PREFIX, assign
 from live.dataplane.nft_marks import REJECT_MARK
 from live.dataplane.nft_packets import FAMILY
 from live.dataplane.nft_program import COUNTS, UNMATCHED, Program
-from live.dataplane.nft_wire import FAMILY_KEY, INTERVAL, MAP, MARK_KEY, Marks, NftSocket, Table, element
+from live.dataplane.nft_wire import FAMILY_KEY, HOP, INTERVAL, MARK_KEY, NETDEV, Marks, NftSocket, Table, element, pair
 from live.netlink import Message
 
 ENTRY: Final = "prerouting"
 REFUSE: Final = "refuse"
+INGRESS: Final = "ingress-"
+"""How the names of chains begin that see all frames of an interface."""
 _HOOKS: Final = {ENTRY: 0, REFUSE: 2}
 """NF_INET_PRE_ROUTING, NF_INET_FORWARD."""
 _RAW_PRIORITY: Final = -300
 _MESSAGE_BYTES: Final = 16
 _CHANGED_BUCKET_BYTES: Final = 16 + 28
+_HOP_OF: Final = {hop.length: hop for hop in HOP.values()}
 _FAMILY_KEYS: Final = tuple(bytes([number]) for number in FAMILY.values())
+
+
+Counted = Mapping[int, bytes]
+"""Marks of which the packets are counted, and where they go: address and interface, or nothing where only the mark says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class State:
     sets: frozenset[str] = frozenset()
     maps: Mapping[str, Marks] = field(default_factory=dict)
     """The mark of each bucket, 0 for none, by the map's name."""
-    counts: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    counts: Mapping[str, Counted] = field(default_factory=dict)
     """Marks by the name of the set that counts them."""
     base: Mapping[str, tuple[bytes, ...]] | None = None
 
@@ -73,13 +80,15 @@ class Desired:
 
     program: Program
     maps: Mapping[str, Marks]
-    counts: Mapping[str, frozenset[int]]
+    counts: Mapping[str, Counted]
+    interfaces: Sequence[str] | None = None
+    """Of a table of frames: whose frames it sees."""
 
     def state(self) -> State:
         """The state when it has."""
         return State(
             chains=frozenset(self.program.chains) | self.base.keys(),
-            sets=frozenset(self.program.sets) | {UNMATCHED},
+            sets=frozenset(self.program.sets) | ({UNMATCHED} if self.interfaces is None else frozenset()),
             maps=self.maps,
             counts=self.counts,
             base=self.base,
@@ -89,6 +98,8 @@ class Desired:
     def base(self) -> dict[str, tuple[bytes, ...]]:
         """The rules of the base chains; that which refuses is there only while some packets are to be rejected, for every packet that
         is forwarded passes it."""
+        if self.interfaces is not None:
+            return {INGRESS + name: self.program.entry for name in self.interfaces}
         chains = {ENTRY: self.program.entry}
         if any(REJECT_MARK in marks for marks in self.counts.values()):
             mark = REJECT_MARK.to_bytes(4, sys.byteorder)
@@ -101,15 +112,18 @@ class Desired:
 
 def load(kernel: NftSocket, table: Table) -> State:
     """What the kernel has in `table`."""
-    chains, sets = kernel.chains(table.name), kernel.sets(table.name)
+    where = table.name, table.family
+    chains, sets = kernel.chains(*where), kernel.sets(*where)
     maps = {}
     for name, size in sets.items():
         if name.startswith(PREFIX):
-            buckets, marks = kernel.pairs(table.name, name)
+            buckets, marks = kernel.pairs(table.name, name, table.family)
             maps[name] = np.zeros(size, np.uint32)
             maps[name][buckets] = marks
     counts = {
-        name: frozenset(int.from_bytes(key, sys.byteorder) for key in kernel.counts(table.name, name))
+        name: {
+            int.from_bytes(key, sys.byteorder): hop for key, hop in kernel.data(table.name, name, table.family).items()
+        }
         for name in sets
         if name.startswith(COUNTS)
     }
@@ -151,14 +165,24 @@ def transactions(table: Table, state: State, desired: Desired, capacity_bytes: i
     )
 
 
+def together(plans: Iterable[Plan]) -> Plan:
+    """Plans of several tables as one, which switches them at once."""
+    them = list(plans)
+    return Plan(
+        [some for plan in them for some in plan.additions],
+        [message for plan in them for message in plan.switch],
+        [some for plan in them for some in plan.deletions],
+    )
+
+
 def _additions(table: Table, state: State, desired: Desired) -> Iterator[Message]:
     program = desired.program
     new_chains = [name for name in program.chains if name not in state.chains]
-    if ENTRY not in state.chains:
+    if not state.chains:
         yield table.create()
     for name in desired.base.keys() - state.chains:
-        yield table.base_chain(name, _HOOKS[name], _RAW_PRIORITY)
-    if UNMATCHED not in state.sets:
+        yield _base_chain(table, name)
+    if UNMATCHED in desired.state().sets - state.sets:
         yield table.counting_set(UNMATCHED, FAMILY_KEY)
         yield from table.add_elements(UNMATCHED, [element(key) for key in _FAMILY_KEYS])
     for name in new_chains:
@@ -169,11 +193,11 @@ def _additions(table: Table, state: State, desired: Desired) -> Iterator[Message
             yield from table.add_elements(name, content.elements)
     for name, marks in desired.counts.items():
         if name not in state.counts:
-            yield table.counting_set(name, MARK_KEY)
-        yield from table.add_elements(name, _elements(marks - state.counts.get(name, frozenset())))
+            yield table.counting_set(name, MARK_KEY, data=_HOP_OF.get(next(map(len, marks.values()), 0)))
+        yield from table.add_elements(name, _elements(marks, marks.keys() - state.counts.get(name, {}).keys()))
     for name, mark_of in desired.maps.items():
         if name not in state.maps:
-            yield table.set(name, MARK_KEY, flags=MAP, size=len(mark_of))
+            yield table.set(name, MARK_KEY, data=MARK_KEY, size=len(mark_of))
             buckets = np.flatnonzero(mark_of).astype(np.uint32)
             yield from table.add_pairs(name, buckets, mark_of[buckets])
     for name in new_chains:
@@ -190,6 +214,11 @@ def _switch(table: Table, state: State, desired: Desired) -> Iterator[Message]:
         yield from table.delete_keys(name, changed[old[changed] != 0])
         added = changed[new[changed] != 0]
         yield from table.add_pairs(name, added, new[added])
+    for name, marks in desired.counts.items():
+        known = state.counts.get(name, {})
+        moved = {mark for mark, hop in marks.items() if known.get(mark, hop) != hop}
+        yield from table.delete_elements(name, _elements(known, moved))
+        yield from table.add_elements(name, _elements(marks, moved))
     base = desired.base
     for chain, rules in base.items():
         if state.base is None or state.base.get(chain) != rules:
@@ -201,7 +230,8 @@ def _switch(table: Table, state: State, desired: Desired) -> Iterator[Message]:
 def _deletions(table: Table, state: State, desired: Desired) -> Iterator[Message]:
     after = desired.state()
     for name, marks in desired.counts.items():
-        yield from table.delete_elements(name, _elements(state.counts.get(name, frozenset()) - marks))
+        known = state.counts.get(name, {})
+        yield from table.delete_elements(name, _elements(known, known.keys() - marks.keys()))
     # Without rules and sets nothing leads to a chain, so the order of the chains does not matter.
     for name in state.chains - after.chains:
         yield table.delete_rules(name)
@@ -211,8 +241,16 @@ def _deletions(table: Table, state: State, desired: Desired) -> Iterator[Message
         yield table.delete_chain(name)
 
 
-def _elements(marks: Iterable[int]) -> list[bytes]:
-    return [element(mark.to_bytes(4, sys.byteorder)) for mark in sorted(marks)]
+def _base_chain(table: Table, name: str) -> Message:
+    if table.family == NETDEV:
+        return table.ingress_chain(name, name.removeprefix(INGRESS))
+    return table.base_chain(name, _HOOKS[name], _RAW_PRIORITY)
+
+
+def _elements(counted: Counted, marks: Iterable[int]) -> list[bytes]:
+    """Those of some marks."""
+    found = ((mark.to_bytes(4, sys.byteorder), counted[mark]) for mark in sorted(marks))
+    return [pair(key, hop) if hop else element(key) for key, hop in found]
 
 
 def _slices(messages: list[Message], capacity_bytes: int) -> Iterator[list[Message]]:

@@ -34,7 +34,8 @@ from live.netlink import (
 )
 
 _SUBSYSTEM: Final = 10
-_INET: Final = 1
+INET, NETDEV = 1, 5
+"""Families of tables: both versions of IP; frames at an interface."""
 _APPEND: Final = 0x800
 _ELEMENTS_BYTES: Final = 60_000
 """Elements of one message stand in one attribute, whose length has 16 bits."""
@@ -70,6 +71,8 @@ MARK_KEY: Final = KeyType(19, 4, host_order=True)
 NAME_KEY: Final = KeyType(41, 16, host_order=True)
 BYTE_KEY: Final = KeyType(12, 1)
 FAMILY_KEY: Final = KeyType(2, 1)
+HOP: Final = {4: KeyType(7 << 6 | 20, 8), 6: KeyType(8 << 6 | 20, 20)}
+"""An address and the index of an interface, by IP version: nft writes six bits a type of what is joined."""
 
 _GENERIC: Final = struct.Struct(">BBH")
 _ELEMENT: Final = np.dtype(
@@ -81,69 +84,85 @@ _NESTED: Final = 0x8000
 Marks = NDArray[np.uint32]
 
 
-def _message(kind: int, flags: int, body: bytes, what: str) -> Message:
-    return Message(_SUBSYSTEM << 8 | kind, flags, _GENERIC.pack(_INET, 0, 0) + body, what)
-
-
 class Table:
-    """Messages about one table of the inet family; each method returns what to put into a transaction."""
+    """Messages about one table; each method returns what to put into a transaction."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, family: int = INET) -> None:
         self.name = name
+        self.family = family
         self._set_id = 0
+
+    def message(self, kind: int, flags: int, body: bytes, what: str) -> Message:
+        """Any message, about this table if the body begins with its name."""
+        return Message(_SUBSYSTEM << 8 | kind, flags, _GENERIC.pack(self.family, 0, 0) + body, f"nft: {what}")
 
     def create(self) -> Message:
         """The table, if it is not there."""
-        return _message(NEWTABLE, CREATE, text(1, self.name), f"nft: adding table {self.name}")
+        return self.message(NEWTABLE, CREATE, text(1, self.name), f"adding table {self.name}")
 
     def delete(self) -> Message:
         """The table with all that is in it."""
-        return _message(DELTABLE, 0, text(1, self.name), f"nft: deleting table {self.name}")
+        return self.message(DELTABLE, 0, text(1, self.name), f"deleting table {self.name}")
 
     def base_chain(self, name: str, hook: int, priority: int) -> Message:
         """A filter chain that the kernel enters at `hook`, if it is not there."""
         where = nested(4, be32(1, hook), be32(2, priority))
         body = text(1, self.name) + text(3, name) + where + be32(5, Verdict.ACCEPT) + text(7, "filter")
-        return _message(NEWCHAIN, CREATE, body, f"nft: adding chain {name}")
+        return self.message(NEWCHAIN, CREATE, body, f"adding chain {name}")
+
+    def ingress_chain(self, name: str, interface: str) -> Message:
+        """A filter chain of a table of frames, which the kernel enters with what arrives at `interface`, if it is not there."""
+        where = nested(4, be32(1, 0), be32(2, 0), text(3, interface))
+        body = text(1, self.name) + text(3, name) + where + be32(5, Verdict.ACCEPT) + text(7, "filter")
+        return self.message(NEWCHAIN, CREATE, body, f"adding chain {name}")
 
     def chain(self, name: str) -> Message:
         """A chain that rules go to, if it is not there."""
-        return _message(NEWCHAIN, CREATE, text(1, self.name) + text(3, name), f"nft: adding chain {name}")
+        return self.message(NEWCHAIN, CREATE, text(1, self.name) + text(3, name), f"adding chain {name}")
 
     def delete_chain(self, name: str) -> Message:
-        return _message(DELCHAIN, 0, text(1, self.name) + text(3, name), f"nft: deleting chain {name}")
+        return self.message(DELCHAIN, 0, text(1, self.name) + text(3, name), f"deleting chain {name}")
 
     def rule(self, chain: str, expressions: bytes) -> Message:
         """A rule at the end of a chain."""
         body = text(1, self.name) + text(2, chain) + nested(4, expressions)
-        return _message(NEWRULE, CREATE | _APPEND, body, f"nft: adding a rule to chain {chain}")
+        return self.message(NEWRULE, CREATE | _APPEND, body, f"adding a rule to chain {chain}")
 
     def delete_rules(self, chain: str) -> Message:
         """All rules of a chain."""
-        return _message(DELRULE, 0, text(1, self.name) + text(2, chain), f"nft: deleting the rules of chain {chain}")
+        return self.message(DELRULE, 0, text(1, self.name) + text(2, chain), f"deleting the rules of chain {chain}")
 
-    def set(self, name: str, key: KeyType, *, flags: int = 0, verdicts: bool = False, size: int = 0) -> Message:
-        """A set; a map from marks to marks with MAP; with `verdicts` a map from keys to verdicts. `size`: its fixed capacity."""
+    def set(
+        self,
+        name: str,
+        key: KeyType,
+        *,
+        flags: int = 0,
+        verdicts: bool = False,
+        data: KeyType | None = None,
+        size: int = 0,
+    ) -> Message:
+        """A set; a map from keys to `data`; with `verdicts` a map from keys to verdicts. `size`: its fixed capacity."""
         self._set_id += 1
         body = text(1, self.name) + text(2, name) + be32(10, self._set_id)
-        body += be32(3, flags | (MAP if verdicts else 0)) + be32(4, key.number) + be32(5, key.length)
+        body += be32(3, flags | (MAP if verdicts or data else 0)) + be32(4, key.number) + be32(5, key.length)
         if verdicts:
             body += be32(6, _VERDICTS)
-        elif flags & MAP:
-            body += be32(6, MARK_KEY.number) + be32(7, MARK_KEY.length)
+        elif data:
+            body += be32(6, data.number) + be32(7, data.length)
         if key.host_order:
             body += attribute(13, _HOST_ORDER)
         if size:
             body += nested(9, be32(1, size))
-        return _message(NEWSET, CREATE, body, f"nft: adding set {name}")
+        return self.message(NEWSET, CREATE, body, f"adding set {name}")
 
-    def counting_set(self, name: str, key: KeyType) -> Message:
-        """A set whose elements count the packets that were looked up."""
-        made = self.set(name, key)
+    def counting_set(self, name: str, key: KeyType, *, data: KeyType | None = None) -> Message:
+        """A set, or a map to `data`, whose elements count the packets that were looked up."""
+        made = self.set(name, key, data=data)
         return Message(made.kind, made.flags, made.body + nested(17, counter()), made.what)
 
     def delete_set(self, name: str) -> Message:
-        return _message(DELSET, 0, text(1, self.name) + text(2, name), f"nft: deleting set {name}")
+        return self.message(DELSET, 0, text(1, self.name) + text(2, name), f"deleting set {name}")
 
     def add_elements(self, name: str, elements: Sequence[bytes]) -> Iterator[Message]:
         """`elements` as `element`, `interval_element` … made them."""
@@ -164,7 +183,7 @@ class Table:
         head = text(1, self.name) + text(2, name)
         verb = "adding" if kind == NEWSETELEM else "deleting"
         for chunk in chunks:
-            yield _message(kind, flags, head + nested(3, chunk), f"nft: {verb} elements of {name}")
+            yield self.message(kind, flags, head + nested(3, chunk), f"{verb} elements of {name}")
 
 
 class NftSocket:
@@ -201,25 +220,26 @@ class NftSocket:
         if errors := self._netlink.batch(begin, messages, None if only_check else end):
             raise errors[0]
 
-    def chains(self, table: str) -> list[str]:
+    def chains(self, table: str, family: int = INET) -> list[str]:
         """The names of the chains of a table; empty when there is no such table."""
-        return [string(values[3]) for values in self._list(GETCHAIN, table, "listing chains")]
+        return [string(values[3]) for values in self._list(GETCHAIN, table, "listing chains", family)]
 
-    def sets(self, table: str) -> dict[str, int]:
+    def sets(self, table: str, family: int = INET) -> dict[str, int]:
         """The fixed capacity (0: none) of the sets and maps of a table by name; empty when there is no such table."""
         return {
             string(values[2]): int.from_bytes(attributes(values.get(9, b"")).get(1, b""), "big")
-            for values in self._list(GETSET, table, "listing sets")
+            for values in self._list(GETSET, table, "listing sets", family)
         }
 
-    def _list(self, kind: int, table: str, what: str) -> list[dict[int, bytes]]:
-        found = [attributes(body[4:]) for body in self._dump(_message(kind, 0, text(1, table), f"nft: {what}"))]
+    def _list(self, kind: int, table: str, what: str, family: int = INET) -> list[dict[int, bytes]]:
+        message = Table(table, family).message(kind, 0, text(1, table), what)
+        found = [attributes(body[4:]) for body in self._dump(message)]
         return [values for values in found if string(values.get(1, b"")) == table]
 
-    def pairs(self, table: str, name: str) -> tuple[Marks, Marks]:
+    def pairs(self, table: str, name: str, family: int = INET) -> tuple[Marks, Marks]:
         """Keys and data of a map from marks to marks, in any order; both of shape (n,)."""
         keys, data = [], []
-        for chunk in self._element_lists(table, name):
+        for chunk in self._element_lists(table, name, family):
             if len(chunk) % _ELEMENT.itemsize:
                 raise NetlinkError(f"nft: elements of {name} have an unknown shape", 22)
             elements = np.frombuffer(chunk, _ELEMENT)
@@ -228,10 +248,10 @@ class NftSocket:
         empty = np.empty(0, np.uint32)
         return np.concatenate([empty, *keys]), np.concatenate([empty, *data])
 
-    def counts(self, table: str, name: str) -> dict[bytes, tuple[int, int]]:
+    def counts(self, table: str, name: str, family: int = INET) -> dict[bytes, tuple[int, int]]:
         """(packets, bytes) by key of the elements of a counting set; empty when it does not exist."""
         found = {}
-        for chunk in self._element_lists(table, name):
+        for chunk in self._element_lists(table, name, family):
             for _, element in each_attribute(chunk):
                 values = attributes(element)
                 key = attributes(values[1])[1]
@@ -241,8 +261,18 @@ class NftSocket:
                 found[key] = struct.unpack(">Q", numbers[2])[0], struct.unpack(">Q", numbers[1])[0]
         return found
 
-    def _element_lists(self, table: str, name: str) -> Iterator[bytes]:
-        message = _message(GETSETELEM, 0, text(1, table) + text(2, name), f"nft: listing elements of {name}")
+    def data(self, table: str, name: str, family: int = INET) -> dict[bytes, bytes]:
+        """Keys of a set or map and their data, without counters; empty when it does not exist."""
+        found = {}
+        for chunk in self._element_lists(table, name, family):
+            for _, one in each_attribute(chunk):
+                values = attributes(one)
+                found[attributes(values[1])[1]] = attributes(values.get(2, b"")).get(1, b"")
+        return found
+
+    def _element_lists(self, table: str, name: str, family: int = INET) -> Iterator[bytes]:
+        body = text(1, table) + text(2, name)
+        message = Table(table, family).message(GETSETELEM, 0, body, f"listing elements of {name}")
         for body in self._dump(message):
             if elements := attributes(body[4:]).get(3):
                 yield elements
@@ -268,6 +298,11 @@ class NftSocket:
 def element(key: bytes) -> bytes:
     """An element of a set."""
     return nested(1, value(1, key))
+
+
+def pair(key: bytes, data: bytes) -> bytes:
+    """An element of a map."""
+    return nested(1, value(1, key), value(2, data))
 
 
 def interval_elements(ranges: Sequence[tuple[int, int]], length: int) -> list[bytes]:

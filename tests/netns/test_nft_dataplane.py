@@ -100,7 +100,7 @@ def test_the_classifier_agrees_with_the_oracle(gateway: Gateway, rng: random.Ran
     for _ in range(3):
         forwarding = random_forwarding(rng, flows)
         packets = [interesting_packet(rng) for _ in range(600)]
-        before = unmatched(gateway) if gateway.plane._state else 0
+        before = unmatched(gateway) if gateway.plane._states else 0
         gateway.apply(forwarding)
         expected = expected_targets(forwarding, packets)
         fates = Counter(
