@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from core.errors import DataplaneError
 from core.lb.classifier import Packet
 from core.lb.forwarding import Forwarding, Target
 from core.model import L4Protocol, PortRange
+from live.dataplane.fence import OUR_PROTOCOL
 from live.netlink import NETLINK_NETFILTER, Message, NetlinkSocket, attributes, string
 from tests.contract.dataplane.conftest import Plane
 from tests.contract.dataplane.packets import Sent, expected, fates, frame, random_packet, sent
@@ -168,6 +170,36 @@ def test_an_agent_that_restarts_disturbs_nothing(plane: Plane, gateway_world: Wo
     with streaming(gateway_world) as stream:
         until_more(stream, 300)
     assert stream.faults(less) == []
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_same_set_again_puts_back_what_somebody_took_away(plane: Plane, gateway_world: World, version: int) -> None:
+    forwarding = simple(gateway_world, version, [0, 1])
+    plane.apply(simple(gateway_world, version, [0]))
+    plane.apply(forwarding)
+    rules = _our_rules(gateway_world.gateway, version)
+    assert rules
+    option = "-6 " if version == 6 else ""
+    gateway_world.gateway.ip(*(f"{option}rule delete priority {priority}" for priority in rules))
+    assert _our_rules(gateway_world.gateway, version) == []
+    plane.apply(forwarding)
+    assert _our_rules(gateway_world.gateway, version) == rules
+    packet = Packet(
+        source=CLIENTS[version][0][1],
+        destination=VIP[version][0],
+        protocol=L4Protocol.UDP,
+        source_port=1,
+        destination_port=4000,
+    )
+    assert fates(gateway_world, [sent(packet, 1)])[0].startswith("target")
+
+
+def _our_rules(namespace: Namespace, version: int) -> list[int]:
+    """Priorities of the rules with our protocol number, as often as there are some."""
+    found = json.loads(
+        namespace.run(lambda: subprocess.check_output(["ip", "-json", "-details", f"-{version}", "rule"]))
+    )
+    return sorted(rule["priority"] for rule in found if str(rule.get("protocol")) == str(OUR_PROTOCOL))
 
 
 def test_counters_count_by_flow_and_target(plane: Plane, gateway_world: World) -> None:
