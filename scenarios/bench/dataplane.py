@@ -12,7 +12,9 @@ round gives one ratio to the kernel's forwarding of the same round, and the medi
 
 Frames are UDP of 64 bytes (with the checksum of the wire), from 64 addresses and all ports: every bucket of a table is met, the worst
 case for caches. Connections are made, answered with one byte and closed by one thread that holds both ends, through two
-gateways over ECMP, replies by either of them: what one costs is the CPU time of client, gateways and server together.
+gateways over ECMP, replies by either of them: what one costs is the CPU time of client, gateways and server together. Gateways are
+as in the product: the data plane is at all their interfaces, so that replies meet it, and replies leave by the policy rule of the
+VIP and a table of their own, as the router agent makes them. Kernel forwarding has neither.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ from core.lb.classifier import Packet
 from core.lb.forwarding import Flow
 from core.model import L4Protocol
 from core.plan import Plan, Planner
+from live.routes import GATEWAY_TABLE, KernelPolicyRoutes
 from scenarios.bench import Report, Row, Target
 from scenarios.bench.lab import Cost, Ends, Lab, Load, address_of
 from scenarios.bench.plan import model_of, objects
-from scenarios.bench.planes import CLIENT, INTERFACES, PLANES, PORT, VIP, flow, forwarding, make_plane
+from scenarios.bench.planes import ALL_INTERFACES, CLIENT, PLANES, PORT, VIP, flow, forwarding, make_plane
 from scenarios.explain import Explainer
 
 FEW, MANY_ROUTES, MANY_CIDRS = 20, 2_000, 10_000
@@ -187,11 +190,13 @@ def _connection_ways(exits: ExitStack, load: Load) -> dict[str, Way]:
             target.ip(f"address add {VIP}/32 dev lo", f"route add default {back}")
         for g, gateway in enumerate(lab.gateways):
             hops = " ".join(f"nexthop via {address_of(t, g)}" for t in range(len(lab.targets)))
-            gateway.ip(
-                f"route add {CLIENT} via 169.254.{g}.2", *([f"route add {VIP} {hops}"] if way == "kernel" else [])
-            )
-            if way != "kernel":
+            back = f"route add {CLIENT} via 169.254.{g}.2"
+            if way == "kernel":
+                gateway.ip(back, f"route add {VIP} {hops}")
+            else:
                 _balance(way, lab, (flow("flow"),), g)
+                gateway.run(lambda: KernelPolicyRoutes().apply([IPv4Network(VIP)]))
+                gateway.ip(f"{back} table {GATEWAY_TABLE}")
         made[way] = load.tcp(lab, VIP, PORT), None
     return made
 
@@ -207,7 +212,7 @@ def _balance(plane: str, lab: Lab, flows: Sequence[Flow], gateway: int = 0) -> N
     namespace = lab.gateways[gateway]
     wanted = forwarding(lab, flows, range(len(lab.targets)), gateway)
     adapter = make_plane(plane, namespace)
-    namespace.run(lambda: adapter.apply(wanted, interfaces=INTERFACES))
+    namespace.run(lambda: adapter.apply(wanted, interfaces=ALL_INTERFACES))
 
 
 # --- forwarding sets -------------------------------------------------------------------------------------------------------

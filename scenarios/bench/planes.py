@@ -17,6 +17,8 @@ from sim.net.sandbox import bpffs
 
 PLANES: Final = ("tc", "nft")
 INTERFACES: Final = ("ext0",)
+ALL_INTERFACES: Final = (*INTERFACES, "t0", "t1", "t2", "t3")
+"""Those of all networks of a gateway, as the load-balancer agent names them: replies come in there."""
 VIP: Final = IPv4Address("20.0.0.1")
 CLIENT: Final = IPv4Address("200.100.0.1")
 PORT: Final = 4000
