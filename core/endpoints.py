@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from types import MappingProxyType
 
 from core import names, slots
@@ -24,6 +24,8 @@ class Selected:
 
     pod: Pod
     addresses: Mapping[int, Address]
+    age: tuple[str, str, str]
+    """What the older Pod has less of."""
     made: dict[int, tuple[tuple[object, ...], Endpoint]] = field(default_factory=dict)
     """Family -> the endpoint that was made of it last, and from what."""
 
@@ -49,7 +51,7 @@ def select(
     wanted = {(network.namespace, network.name) for network in networks}
     unchanged = {id(one.pod): one for one in known}
     found = [
-        unchanged.get(id(pod)) or Selected(pod, addresses_on(pod, wanted))
+        unchanged.get(id(pod)) or Selected(pod, addresses_on(pod, wanted), _age(pod))
         for pod in pods
         if id(pod) in unchanged
         or (
@@ -58,12 +60,11 @@ def select(
             and service.selector.items() <= pod.meta.labels.items()
         )
     ]
-    return tuple(sorted(found, key=_age))
+    return tuple(sorted(found, key=attrgetter("age")))
 
 
-def _age(selected: Selected) -> tuple[str, str, str]:
-    meta = selected.pod.meta
-    return (meta.created, meta.name, meta.uid)
+def _age(pod: Pod) -> tuple[str, str, str]:
+    return (pod.meta.created, pod.meta.name, pod.meta.uid)
 
 
 def addresses_on(pod: Pod, networks: AbstractSet[tuple[str, str]]) -> dict[int, Address]:

@@ -17,15 +17,22 @@ class Inventory(Generic[Item]):
         self._keys = keys
         self._items: dict[ObjectRef, Item] = {}
         self._by_key: dict[Hashable, dict[ObjectRef, Item]] = {}
+        self._unsorted: set[Hashable] = set()
         self._versions: dict[Hashable, int] = {}
         self._changes = 0
 
     def put(self, ref: ObjectRef, item: Item) -> None:
         """Adds an object, or replaces the one of its reference. O(its keys)."""
-        self.remove(ref)
+        keys = list(self._keys(item))
+        known = self._items.get(ref)
+        if known is not None and list(self._keys(known)) != keys:
+            self.remove(ref)
         self._items[ref] = item
-        for key in self._keys(item):
-            self._by_key.setdefault(key, {})[ref] = item
+        for key in keys:
+            bucket = self._by_key.setdefault(key, {})
+            if ref not in bucket:
+                self._unsorted.add(key)
+            bucket[ref] = item  # one that is replaced keeps its place in the order
             self._touch(key)
 
     def remove(self, ref: ObjectRef) -> None:
@@ -38,6 +45,7 @@ class Inventory(Generic[Item]):
             del bucket[ref]
             if not bucket:
                 del self._by_key[key]
+                self._unsorted.discard(key)
             self._touch(key)
 
     def get(self, ref: ObjectRef) -> Item | None:
@@ -46,7 +54,10 @@ class Inventory(Generic[Item]):
 
     def at(self, key: Hashable) -> list[Item]:
         """The objects under `key`, sorted by reference."""
-        return [item for _, item in sorted(self._by_key.get(key, {}).items(), key=_reference)]
+        if key in self._unsorted:
+            self._unsorted.discard(key)
+            self._by_key[key] = dict(sorted(self._by_key[key].items(), key=_reference))
+        return list(self._by_key.get(key, {}).values())
 
     def version(self, key: Hashable) -> int:
         """0 when nothing was ever under `key`; another number after every change under it."""

@@ -273,7 +273,7 @@ class Planner:
             slices=slices,
             usable=usable,
             joint=joint,
-            refs=frozenset(one.pod.meta.ref for one in selected),
+            refs=_refs(selected, known),
         )
 
     def _forget_pods(self, service: ObjectRef) -> None:
@@ -351,6 +351,15 @@ class Planner:
 def _candidates(service: Service) -> tuple[str, str, str]:
     """Where the Pods are found that the Service may select: those with one label of its selector."""
     return (service.meta.namespace, *min(service.selector.items(), default=("", "")))
+
+
+def _refs(selected: Sequence[Selected], known: _ServicePlan | None) -> frozenset[ObjectRef]:
+    """Of the Pods; the same object as in `known` when they are the same Pods."""
+    if known is not None and len(known.selected) == len(selected):
+        pairs = zip(known.selected, selected, strict=True)
+        if all(one is other or one.pod.meta.ref == other.pod.meta.ref for one, other in pairs):
+            return known.refs
+    return frozenset(one.pod.meta.ref for one in selected)
 
 
 def _same_slots(known: EndpointSlice | None, new: EndpointSlice) -> bool:
