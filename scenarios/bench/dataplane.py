@@ -53,7 +53,7 @@ NOTES: Final = (
     "ratio: to kernel forwarding with one route, of frames the shares; the median over rounds that take turns.",
     "per_s: of one core that does everything, sender and receiver included.",
     "Routes: one VIP each, all to one pool of 4 targets. CIDRs: source prefixes of one route. Packets are spread over all of them.",
-    "Connections by nft pay for replies, which meet the hooks and walk the policy rules, and for expressions, each a call: see docs/decisions/0065.",
+    "Connections by nft pay for replies, which meet hooks and policy rules, and for each expression: docs/decisions/0065.",
 )
 
 Costs = NDArray[np.float64]
