@@ -39,22 +39,7 @@ LEAST_REQUESTS = 20
 """Of those that no packet waits for, so many are made in each turn whatever else there is to do: some 20 ms."""
 LEASE = "tidegate-controller"
 LOST_EXIT_CODE = 1
-READ = (
-    kube.GATEWAY_CLASSES,
-    kube.GATEWAYS,
-    kube.GATEWAY_ROUTERS,
-    kube.L34_ROUTES,
-    kube.TCP_ROUTES,
-    kube.UDP_ROUTES,
-    kube.SERVICES,
-    kube.PODS,
-    kube.ENDPOINT_SLICES,
-    kube.NAMESPACES,
-    kube.REFERENCE_GRANTS,
-)
-"""What a plan is made from."""
-
-_RESOURCES = {resource.kind: resource for resource in READ}
+_RESOURCES = {resource.kind: resource for resource in kube.PLANNED_FROM}
 
 
 _Key = tuple[str, str, str]
@@ -74,7 +59,7 @@ def _same(known: tuple[object, ...] | None, new: tuple[object, ...]) -> bool:
 
 
 class Controller:
-    """One turn of the loop. `informers`: one for each of READ, and one of the Deployments."""
+    """One turn of the loop. `informers`: one for each of `kube.PLANNED_FROM`, and one of the Deployments."""
 
     def __init__(
         self,
@@ -93,7 +78,7 @@ class Controller:
         # Slots are remembered on the slices alone: a turn that began before the last one's slices are seen would assign them anew.
         self._slices_written = OwnWrites(informers["EndpointSlice"], time.monotonic)
         self._informers = informers | {"EndpointSlice": self._slices_written}
-        self._store = PlanStore([self._informers[resource.kind] for resource in READ])
+        self._store = PlanStore([self._informers[resource.kind] for resource in kube.PLANNED_FROM])
         self._settled: dict[_Key, tuple[object, ...]] = {}
         """What was planned and what is there, by objects that needed no request for it in the last turn."""
         self._attachments_seen: Mapping[ObjectRef, tuple[Attachment, ...]] = {}
@@ -287,7 +272,7 @@ def main(argv: list[str]) -> int:
     options = _arguments(argv)
     with AgentProcess("controller", options) as process:
         informers: dict[str, Informer] = {
-            resource.kind: process.watch(resource) for resource in (*READ, kube.DEPLOYMENTS)
+            resource.kind: process.watch(resource) for resource in (*kube.PLANNED_FROM, kube.DEPLOYMENTS)
         }
         build = workloads.Build(image=options.image, dataplane=options.dataplane)
         controller = Controller(process.kube, informers, build, rfc3339_now, process.has_news)

@@ -11,21 +11,7 @@ from core.errors import InputError, Problem
 from core.kube import Informer, Json, KubeApi, ObjectName, Resource
 
 FIELD_MANAGER = "tidegate-run"
-FOLLOWED = (
-    kube.GATEWAY_CLASSES,
-    kube.GATEWAYS,
-    kube.GATEWAY_ROUTERS,
-    kube.L34_ROUTES,
-    kube.TCP_ROUTES,
-    kube.UDP_ROUTES,
-    kube.SERVICES,
-    kube.PODS,
-    kube.ENDPOINT_SLICES,
-    kube.NAMESPACES,
-    kube.REFERENCE_GRANTS,
-    kube.NETWORKS,
-    kube.DEPLOYMENTS,
-)
+FOLLOWED = (*kube.PLANNED_FROM, kube.NETWORKS, kube.DEPLOYMENTS)
 """What a plan is made from, and what tells whether Pods are there."""
 
 

@@ -8,7 +8,6 @@ from typing import Final
 
 from core import kube
 from core.kube import Resource
-from live import controller
 from live.agent import load_balancer
 
 EVERYWHERE: Final = ""
@@ -51,7 +50,7 @@ STATUSES: Final = (
 )
 
 CONTROLLER: Final = (
-    followed((*controller.READ, kube.DEPLOYMENTS))
+    followed((*kube.PLANNED_FROM, kube.DEPLOYMENTS))
     | applied(kube.DEPLOYMENTS)  # Controller._workloads
     | applied(kube.ENDPOINT_SLICES)  # Controller._slices
     | {right("delete", kube.ENDPOINT_SLICES)}  # Controller._remove_slice

@@ -14,7 +14,7 @@ from core.kube import Json, Resource
 from core.manifests import parse, render, workloads
 from core.model import EndpointSlice
 from core.plan import plan
-from live.controller import READ, Controller
+from live.controller import Controller
 from tests import objects
 from tests.fakes import FakeApi
 
@@ -67,7 +67,9 @@ def a_service(limit: int) -> Json:
 def controller_of(api: FakeApi, limit: int, pods: int) -> Controller:
     for obj in (objects.gateway(), objects.l34_route(), a_service(limit), *map(a_pod, range(pods))):
         api.create(RESOURCES[obj["apiVersion"], obj["kind"]], obj)
-    informers = {resource.kind: api.watch(resource, lambda _: None) for resource in (*READ, kube.DEPLOYMENTS)}
+    informers = {
+        resource.kind: api.watch(resource, lambda _: None) for resource in (*kube.PLANNED_FROM, kube.DEPLOYMENTS)
+    }
     return Controller(
         api, dict(informers), workloads.Build(image="tidegate", dataplane="nft"), lambda: "2026-01-01T00:00:00Z"
     )

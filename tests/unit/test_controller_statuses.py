@@ -9,7 +9,7 @@ import pytest
 from core import kube
 from core.kube import Json, Resource
 from core.manifests import workloads
-from live.controller import READ, Controller
+from live.controller import Controller
 from tests import objects
 from tests.fakes import FakeApi
 
@@ -43,7 +43,9 @@ def api() -> Iterator[Written]:
 def controller_of(api: FakeApi, *objs: Json) -> Controller:
     for obj in objs:
         api.create(RESOURCES[obj["apiVersion"], obj["kind"]], obj)
-    informers = {resource.kind: api.watch(resource, lambda _: None) for resource in (*READ, kube.DEPLOYMENTS)}
+    informers = {
+        resource.kind: api.watch(resource, lambda _: None) for resource in (*kube.PLANNED_FROM, kube.DEPLOYMENTS)
+    }
     return Controller(
         api, dict(informers), workloads.Build(image="tidegate", dataplane="nft"), lambda: "2026-01-01T00:00:00Z"
     )

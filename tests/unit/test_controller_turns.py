@@ -9,7 +9,7 @@ import pytest
 from core import kube, names
 from core.kube import Resource
 from core.manifests import workloads
-from live.controller import LEAST_REQUESTS, READ, Controller
+from live.controller import LEAST_REQUESTS, Controller
 from tests import objects
 from tests.fakes import FakeApi
 
@@ -49,7 +49,9 @@ def api() -> Iterator[Busy]:
 
 
 def controller_of(api: Busy) -> Controller:
-    informers = {resource.kind: api.watch(resource, lambda _: None) for resource in (*READ, kube.DEPLOYMENTS)}
+    informers = {
+        resource.kind: api.watch(resource, lambda _: None) for resource in (*kube.PLANNED_FROM, kube.DEPLOYMENTS)
+    }
     build = workloads.Build(image="tidegate", dataplane="nft")
     return Controller(api, dict(informers), build, lambda: "2026-01-01T00:00:00Z", lambda: api.news)
 
