@@ -20,6 +20,7 @@ from live.dataplane import bpf
 from live.dataplane.tc_image import CELL_BYTES, GROUP_AT, Image, compile_flows
 from live.dataplane.tc_program import REJECT_TARGET, TARGET
 from sim.net.namespaces import run_in, within
+from tests.netns._tables import by_bucket
 from tests.netns._ways import ways_out
 
 PROGRAM_BY_ID, MAP_BY_ID, INFO = 13, 14, 15
@@ -55,6 +56,26 @@ def differences(pid: int, netns: Path, forwarding: Forwarding) -> Iterator[str]:
     yield from _unlike_targets(targets, forwarding, netns)
     tables = dict(_tables(merged["pools"]))
     yield from _unlike_decisions(_image(merged["image_slot"]), tables, targets, forwarding)
+
+
+def whole_tables(pid: int, netns: Path, size: int) -> set[bytes]:
+    """The tables that packets meet now, of `size` buckets each, as `by_bucket` writes them."""
+    folder = Path(f"/proc/{pid}/root/sys/fs/bpf") / f"tidegate-{netns.stat().st_ino}"
+    maps = _maps_of(next(folder.glob("ingress-*")))
+    while True:
+        targets = _targets(maps["targets"])
+        tables = [table[:size] & np.uint64(0xFFFFFFFF) for _, table in _tables(maps["pools"])]
+        # A number that is free is given to another target: what was read must be of one time.
+        if targets == _targets(maps["targets"]):
+            break
+    numbers = np.array(sorted(targets), np.uint64)
+    addresses = [targets[number].address for number in numbers.tolist()]
+    found = set()
+    for table in tables:
+        at = np.searchsorted(numbers, table)
+        known = (at < len(numbers)) & (numbers[np.minimum(at, len(numbers) - 1)] == table)
+        found.add(by_bucket([*addresses, None], np.where(known, at, len(addresses))))
+    return found
 
 
 @contextmanager
