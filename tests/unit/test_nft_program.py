@@ -138,9 +138,7 @@ def test_a_table_gets_the_map_that_is_most_like_it() -> None:
 
 def desired(marks: Marks, state: State, capacity_bytes: int = 1 << 30) -> Desired:
     maps, _ = state.place({"pool": marks}, capacity_bytes)
-    return Desired(
-        compiled(flow("f"), bucket_map=next(iter(maps))), maps, {count_name(flow_key(flow("f"))): {1: b""}}
-    )
+    return Desired(compiled(flow("f"), bucket_map=next(iter(maps))), maps, {count_name(flow_key(flow("f"))): {1: b""}})
 
 
 def test_a_change_sends_only_the_buckets_that_changed() -> None:
