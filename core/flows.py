@@ -142,24 +142,30 @@ def bound_matches(binding: Binding) -> tuple[tuple[Listener | None, Match], ...]
     An L34Route that names no listener says everything itself, as it always did; one that names a listener (sectionName or port) is
     narrowed to that listener's protocol and port. A TCPRoute or UDPRoute takes the gateway's addresses and its listeners' ports.
     """
+    names_listener = bool(binding.parent.section_name) or binding.parent.port is not None
     match = binding.route.match
     if match is None:
-        destinations = tuple(ip_network(address) for address in binding.gateway.addresses)
-        protocol = L4Protocol.TCP if binding.route.meta.ref.kind == "TCPRoute" else L4Protocol.UDP
-        ports = tuple(PortRange(first=listener.port, last=listener.port) for listener in binding.listeners)
-        whole = Match(
-            priority=TCP_UDP_ROUTE_PRIORITY,
-            protocols=(protocol,),
-            destinations=destinations,
-            sources=(),
-            destination_ports=ports,
-            source_ports=(ANY_PORT,),
-        )
-        return ((None, whole),) if destinations else ()
-    if not binding.parent.section_name and binding.parent.port is None:
+        if not binding.gateway.addresses:
+            return ()
+        if names_listener:
+            return tuple((listener, _of_listeners(binding, (listener,))) for listener in binding.listeners)
+        return ((None, _of_listeners(binding, binding.listeners)),)
+    if not names_listener:
         return ((None, match),)
     narrowed = ((listener, _narrowed(match, listener)) for listener in binding.listeners)
     return tuple((listener, narrow) for listener, narrow in narrowed if narrow is not None)
+
+
+def _of_listeners(binding: Binding, listeners: Sequence[Listener]) -> Match:
+    """What a TCPRoute or UDPRoute says of packets to these listeners of its gateway."""
+    return Match(
+        priority=TCP_UDP_ROUTE_PRIORITY,
+        protocols=(L4Protocol.TCP if binding.route.meta.ref.kind == "TCPRoute" else L4Protocol.UDP,),
+        destinations=tuple(ip_network(address) for address in binding.gateway.addresses),
+        sources=(),
+        destination_ports=tuple(PortRange(first=listener.port, last=listener.port) for listener in listeners),
+        source_ports=(ANY_PORT,),
+    )
 
 
 def _narrowed(match: Match, listener: Listener) -> Match | None:

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 
 from core.kube import Json
 from core.manifests.render import API_VERSIONS, parent_ref
+from core.manifests.stored import elements, named
 from core.status import ClassStatus, Condition, GatewayStatus, RouterStatus, RouteStatus, Status
 
 COMPONENT = "tidegate-controller"
@@ -31,12 +32,12 @@ def news(status: Status, current: Json) -> tuple[Event, ...]:
     before = current.get("status") or {}
     match status:
         case GatewayStatus():
-            known = {item.get("name"): item for item in _list(before, "listeners")}
+            known = named(before, "listeners", "name")
             found = [*_changes("", status.conditions, before)]
             for listener in status.listeners:
                 found += _changes(f"listener {listener.name}: ", listener.conditions, known.get(listener.name, {}))
         case RouteStatus():
-            parents = {_parent_key(item.get("parentRef")): item for item in _list(before, "parents")}
+            parents = {_parent_key(item.get("parentRef")): item for item in elements(before, "parents")}
             found = []
             for parent in status.parents:
                 where = f"{parent.parent.namespace}/{parent.parent.name}"
@@ -55,13 +56,8 @@ def _parent_key(ref: Any) -> tuple[str, ...]:
     return tuple(str(given.get(key, "")) for key in ("namespace", "name", "sectionName", "port"))
 
 
-def _list(value: Mapping[str, Any], key: str) -> list[Json]:
-    found = value.get(key)
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
-
-
 def _changes(where: str, wanted: tuple[Condition, ...], before: Mapping[str, Any]) -> Iterator[Event]:
-    known = {item.get("type"): item for item in _list(before, "conditions")}
+    known = named(before, "conditions", "type")
     for condition in wanted:
         old = known.get(condition.type)
         if condition.status:

@@ -10,6 +10,7 @@ from typing import Any, assert_never
 from core import names
 from core.kube import Json
 from core.manifests.fields import UnreadableError, prefix
+from core.manifests.stored import elements, named
 from core.model import Attachment, Endpoint, EndpointSlice, Meta, ObjectRef, ParentRef, Prefix
 from core.status import ClassStatus, Condition, GatewayStatus, ParentStatus, RouterStatus, RouteStatus, Status
 
@@ -31,8 +32,8 @@ MOST_PARENTS = 32
 
 def head(ref: ObjectRef, **metadata: Any) -> Json:
     """apiVersion, kind and metadata of the object `ref`."""
-    named = {"name": ref.name} | ({"namespace": ref.namespace} if ref.namespace else {})
-    return {"apiVersion": API_VERSIONS[ref.kind], "kind": ref.kind, "metadata": named | metadata}
+    name = {"name": ref.name} | ({"namespace": ref.namespace} if ref.namespace else {})
+    return {"apiVersion": API_VERSIONS[ref.kind], "kind": ref.kind, "metadata": name | metadata}
 
 
 def compact(value: Any) -> str:
@@ -131,12 +132,12 @@ def concerns(status: Status, current: Json) -> bool:
     if not isinstance(status, RouteStatus) or status.parents or status.nowhere:
         return True
     before = current.get("status") or {}
-    return len(_others(before)) < len(before.get("parents") or [])
+    return len(_others(before)) < len(elements(before, "parents"))
 
 
 def conditions(wanted: Iterable[Condition], generation: int, before: Mapping[str, Any], now: str) -> list[Json]:
     """Conditions as JSON; `before` is whatever held them until now."""
-    known = {c.get("type"): c for c in before.get("conditions") or [] if isinstance(c, dict)}
+    known = named(before, "conditions", "type")
     result = []
     for condition in wanted:
         text = "True" if condition.status else "False"
@@ -156,7 +157,7 @@ def conditions(wanted: Iterable[Condition], generation: int, before: Mapping[str
 
 
 def _gateway_status(status: GatewayStatus, before: Mapping[str, Any], now: str) -> Json:
-    known = {item.get("name"): item for item in before.get("listeners") or [] if isinstance(item, dict)}
+    known = named(before, "listeners", "name")
     return {
         "conditions": conditions(status.conditions, status.generation, before, now),
         "addresses": [{"type": "IPAddress", "value": str(address)} for address in status.addresses],
@@ -182,8 +183,8 @@ def _others(before: Mapping[str, Any]) -> list[Json]:
     """The elements of a route's status that other controllers wrote."""
     return [
         item
-        for item in before.get("parents") or []
-        if isinstance(item, dict) and not str(item.get("controllerName", "")).startswith(f"{names.DOMAIN}/")
+        for item in elements(before, "parents")
+        if not str(item.get("controllerName", "")).startswith(f"{names.DOMAIN}/")
     ]
 
 
@@ -192,10 +193,8 @@ def _parent(parent: ParentStatus, generation: int, before: Mapping[str, Any], no
     old: Json = next(
         (
             item
-            for item in before.get("parents") or []
-            if isinstance(item, dict)
-            and item.get("parentRef") == ref
-            and item.get("controllerName") == parent.controller
+            for item in elements(before, "parents")
+            if item.get("parentRef") == ref and item.get("controllerName") == parent.controller
         ),
         {},
     )

@@ -282,33 +282,6 @@ def test_tcp_and_l34_routes_share_one_flow_model() -> None:
     assert [f.name.split("/")[0] for f in flows] == ["L34Route", "TCPRoute"]
 
 
-@pytest.mark.parametrize(
-    ("route", "reason"),
-    [
-        (objects.l34_route(parentRefs=[{"name": "gw", "sectionName": "none"}]), "NoMatchingParent"),
-        (objects.l34_route(parentRefs=[{"name": "gw", "port": 9}]), "NoMatchingParent"),
-        (
-            objects.l34_route(namespace="other", parentRefs=[{"name": "gw", "namespace": "default"}]),
-            "NotAllowedByListeners",
-        ),
-        (objects.l34_route(protocols=["UDP"], parentRefs=[{"name": "gw", "sectionName": "all"}]), "UnsupportedValue"),
-        (objects.l34_route(protocols=["UDPX"]), "UnsupportedValue"),
-    ],
-)
-def test_why_a_route_is_not_accepted(route: Json, reason: str) -> None:
-    result = planned(objects.gateway(), objects.service(), route)
-    accepted = condition(status_of(result, "L34Route", "route"), "Accepted")
-    assert (accepted.status, accepted.reason) == (False, reason)
-    assert accepted.message
-    assert result.gateways[0].vips == ()
-
-
-def test_a_named_listener_narrows_a_route() -> None:
-    route = objects.l34_route(destinationPorts=["any"], parentRefs=[{"name": "gw", "sectionName": "all"}])
-    (flow,) = one_gateway(objects.gateway(), objects.service(), route).forwarding.flows
-    assert [str(ports) for ports in flow.destination_ports] == ["4000"]
-
-
 def test_a_backend_of_another_namespace_needs_a_grant() -> None:
     route = objects.l34_route(backendRefs=[{"name": "far", "namespace": "other", "port": 1}])
     far = objects.service("far", namespace="other", gateway_name="")

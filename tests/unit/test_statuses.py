@@ -225,3 +225,12 @@ def test_a_time_changes_with_the_condition_that_turns_and_with_no_other() -> Non
     still = stored(bad, route_status(objects.gateway(), elsewhere), "2026-03-03T00:00:00Z")
     (resolved,) = [c for c in still["status"]["parents"][0]["conditions"] if c["type"] == "ResolvedRefs"]
     assert (resolved["reason"], resolved["lastTransitionTime"]) == ("RefNotPermitted", T2)
+
+
+def test_a_status_that_makes_no_sense_is_written_anew() -> None:
+    status = gateway_status(*objects.base())
+    garbage: Json = {"status": {"conditions": [{"type": []}, {"type": "Accepted"}, 7], "listeners": [{"name": {}}, 7]}}
+    body = render.status_object(status, garbage, T1)["status"]
+    assert {condition["lastTransitionTime"] for condition in conditions_of(body)} == {T1}
+    assert [condition["type"] for condition in body["conditions"]] == [c.type for c in status.conditions]
+    assert events.news(status, garbage) == events.news(status, {})
