@@ -14,19 +14,21 @@ from core.lb.forwarding import Forwarding
 from core.model import Address
 from live.dataplane import nft
 from live.dataplane.nft_expressions import Meta, Verdict, contained, decide, meta
+from live.dataplane.nft_features import features
 from live.dataplane.nft_listing import listing
 from live.dataplane.nft_maps import PREFIX, marks_of
 from live.dataplane.nft_marks import GROUPS, MARK_BASE, MARK_MASK, TARGETS, MarkRoutes, _to_group
 from live.dataplane.nft_program import UNMATCHED
 from live.dataplane.nft_tables import Desired, State, load, transactions
-from live.dataplane.nft_wire import GETRULE, GETSET, NftSocket, Table, element
-from live.netlink import attributes, each_attribute, string
+from live.dataplane.nft_wire import GETRULE, GETSET, NETDEV, Marks, NftSocket, Table, element
+from live.netlink import Message, attributes, each_attribute, string
 from live.routes import GATEWAY_TABLE
 from live.rtnetlink import RouteSocket
 from sim.net.namespaces import ip_batch, within
 from tests.netns._ways import ways_out
 
-TABLE: Final = Table(nft.TABLE)
+TABLES: Final = (Table(nft.TABLE), Table(nft.TABLE, NETDEV))
+"""That of the IP packets, and that of the frames."""
 _HOST: Final = Path("/proc/self/ns/net")
 _EMPTY: Final = "nft-wanted"
 """A namespace in which the wanted rules stand alone, so that the kernel says how it lists them."""
@@ -54,50 +56,64 @@ def differences(forwarding: Forwarding, interfaces: Sequence[str]) -> Iterator[s
     """Every rule, every element of every set and map, and the route behind each mark are those of `forwarding`; no other is there."""
     pools = {flow.pool: forwarding.pool_of(flow) for flow in forwarding.flows}
     targets = {target.address for pool in pools.values() for target in pool.targets}
-    with NftSocket() as kernel:
-        state = load(kernel, TABLE)
-        marks = MarkRoutes(reply_table=GATEWAY_TABLE).marks()
-        if marks.keys() != targets:
-            yield f"marks lead to {sorted(map(str, marks))}; targets are {sorted(map(str, targets))}"
-            return
-        tables = marks_of(pools, marks)
-        desired = nft._desired(
-            forwarding, tables, (*interfaces, nft.OWN.peer), state, transaction_bytes := kernel.transaction_bytes
-        )
-        yield from _unlike_maps(state, desired)
-        found = _content(kernel)
+    routes = MarkRoutes(reply_table=GATEWAY_TABLE)
+    marks = routes.marks()
+    if marks.keys() != targets:
+        yield f"marks lead to {sorted(map(str, marks))}; targets are {sorted(map(str, targets))}"
+        return
     yield from _unlike_routes(marks)
-    wanted = _wanted(desired, transaction_bytes)
+    buckets = marks_of(pools, marks)
+    with NftSocket() as kernel:
+        features_, capacity_bytes = features(kernel), kernel.transaction_bytes
+        packets, frames = (load(kernel, table) for table in TABLES)
+        desired = [
+            nft._desired(
+                forwarding, buckets, (*interfaces, nft.OWN.peer), packets, capacity_bytes, features_.defragment
+            ),
+            nft._desired_fast(forwarding, buckets, routes.hops(), interfaces, frames, capacity_bytes)
+            if features_.forwards
+            else None,
+        ]
+        for table, state, should in zip(TABLES, (packets, frames), desired, strict=True):
+            found = _content(kernel, table)
+            wanted = _wanted(table, should, capacity_bytes) if should else Content({}, {}, {})
+            for text in _unlike_table(state, should, found, wanted):
+                yield f"{'frames' if table.family == NETDEV else 'packets'}: {text}"
+
+
+def _unlike_table(state: State, should: Desired | None, found: Content, wanted: Content) -> Iterator[str]:
+    yield from _unlike_maps(state, should.maps if should else {})
     for kind in Content._fields:
         yield from _unlike(kind, getattr(found, kind), getattr(wanted, kind))
 
 
 @contextmanager
 def spoiled(what: str) -> Iterator[None]:
-    """A "bucket" of a map leads elsewhere meanwhile, or a set has one "element" too much, or a chain one "rule"."""
+    """Meanwhile a "bucket" of a map leads elsewhere, or a set has one "element" too much, or a chain one "rule", or one of the maps or
+    chains of frames does ("bucket of frames", "rule of frames").
+    """
+    packets, frames = TABLES
     with NftSocket() as kernel:
-        (name, *_) = [name for name in kernel.sets(nft.TABLE) if name.startswith(PREFIX)]
-        keys, marks = kernel.pairs(nft.TABLE, name)
-        key, good = keys[:1], marks[:1]
-        other = marks[marks != good][:1]
-        chain = next(name for name in kernel.chains(nft.TABLE) if name.startswith("unmatched"))
         extra = [element(b"\x07")]
+        chain = next(name for name in kernel.chains(packets.name) if name.startswith("unmatched"))
         rule = decide(Verdict.DROP)
+        matched = packets.rule(chain, meta(Meta.FAMILY) + contained(UNMATCHED) + rule)
         change, mend = {
-            "bucket": (
-                [*TABLE.delete_keys(name, key), *TABLE.add_pairs(name, key, other)],
-                [*TABLE.delete_keys(name, key), *TABLE.add_pairs(name, key, good)],
+            "bucket": lambda: _wrong_bucket(kernel, packets),
+            "bucket of frames": lambda: _wrong_bucket(kernel, frames),
+            "element": lambda: (
+                [*packets.add_elements(UNMATCHED, extra)],
+                [*packets.delete_elements(UNMATCHED, extra)],
             ),
-            "element": ([*TABLE.add_elements(UNMATCHED, extra)], [*TABLE.delete_elements(UNMATCHED, extra)]),
-            "rule": (
-                [TABLE.rule(chain, rule)],
-                [
-                    TABLE.delete_rules(chain),
-                    TABLE.rule(chain, meta(Meta.FAMILY) + contained(UNMATCHED) + rule),
-                    TABLE.rule(chain, rule),
-                ],
+            "rule": lambda: (
+                [packets.rule(chain, rule)],
+                [packets.delete_rules(chain), matched, packets.rule(chain, rule)],
             ),
-        }[what]
+            "rule of frames": lambda: (
+                [frames.chain("wrong"), frames.rule("wrong", rule)],
+                [frames.delete_rules("wrong"), frames.delete_chain("wrong")],
+            ),
+        }[what]()
         kernel.commit(change)
         try:
             yield
@@ -105,11 +121,24 @@ def spoiled(what: str) -> Iterator[None]:
             kernel.commit(mend)
 
 
-def _unlike_maps(state: State, desired: Desired) -> Iterator[str]:
+def _wrong_bucket(kernel: NftSocket, table: Table) -> tuple[list[Message], list[Message]]:
+    """What leads one bucket elsewhere, and what leads it back."""
+    where = table.name, next(name for name in kernel.sets(table.name, table.family) if name.startswith(PREFIX))
+    keys, marks = kernel.pairs(*where, table.family)
+    key, good = keys[:1], marks[:1]
+    other = marks[marks != good][:1]
+    away = table.delete_keys(where[1], key)
+    return (
+        [*away, *table.add_pairs(where[1], key, other)],
+        [*table.delete_keys(where[1], key), *table.add_pairs(where[1], key, good)],
+    )
+
+
+def _unlike_maps(state: State, maps: Mapping[str, Marks]) -> Iterator[str]:
     """The buckets of every map, one by one."""
-    yield from _unlike("maps", dict.fromkeys(state.maps), dict.fromkeys(desired.maps))
-    for name in state.maps.keys() & desired.maps.keys():
-        found, wanted = state.maps[name], desired.maps[name]
+    yield from _unlike("maps", dict.fromkeys(state.maps), dict.fromkeys(maps))
+    for name in state.maps.keys() & maps.keys():
+        found, wanted = state.maps[name], maps[name]
         if len(found) != len(wanted):
             yield f"map {name} has {len(found)} buckets, expected {len(wanted)}"
         elif (found != wanted).any():
@@ -132,39 +161,44 @@ def _unlike_routes(marks: Mapping[Address, int]) -> Iterator[str]:
             yield f"packets to {address} leave by interface {there.hops[mark][1]}, expected {ways[address][0]}"
 
 
-def _wanted(desired: Desired, transaction_bytes: int) -> Content:
+def _wanted(table: Table, desired: Desired, capacity_bytes: int) -> Content:
     """What a kernel lists that has been given `desired` and nothing else, ever; without buckets."""
 
     def fill() -> Content:
         empty = {name: np.zeros_like(marks) for name, marks in desired.maps.items()}
-        plan = transactions(Table(nft.TABLE), State(), replace(desired, maps=empty), transaction_bytes)
+        plan = transactions(table, State(), replace(desired, maps=empty), capacity_bytes)
         with NftSocket() as kernel:
             for messages in (*plan.additions, plan.switch):
                 kernel.commit(messages)
-            return _content(kernel)
+            return _content(kernel, table)
 
     ip_batch(_HOST, [f"netns add {_EMPTY}"])
     try:
-        return within(Path("/run/netns", _EMPTY), fill)
+        namespace = Path("/run/netns", _EMPTY)
+        ip_batch(namespace, [f"link add name {name} type bridge" for name in desired.interfaces or ()])
+        return within(namespace, fill)
     finally:
         ip_batch(_HOST, [f"netns delete {_EMPTY}"])
 
 
-def _content(kernel: NftSocket) -> Content:
-    chains: dict[str, list[bytes]] = {name: [] for name in kernel.chains(nft.TABLE)}
-    for rule in kernel._list(GETRULE, nft.TABLE, "listing rules"):
+def _content(kernel: NftSocket, table: Table) -> Content:
+    where = table.name, table.family
+    chains: dict[str, list[bytes]] = {name: [] for name in kernel.chains(*where)}
+    for rule in kernel._list(GETRULE, table.name, "listing rules", table.family):
         chains[string(rule[_RULE_CHAIN])].append(rule[_RULE_EXPRESSIONS])
-    sets = {string(values[_SET_NAME]): values for values in kernel._list(GETSET, nft.TABLE, "listing sets")}
+    sets = {
+        string(values[_SET_NAME]): values for values in kernel._list(GETSET, table.name, "listing sets", table.family)
+    }
     shapes = {
         name: {kind: value for kind, value in values.items() if kind not in _OF_ONE_SET}
         for name, values in sets.items()
     }
-    elements = {name: sorted(_elements(kernel, name)) for name in sets if not name.startswith(PREFIX)}
+    elements = {name: sorted(_elements(kernel, table, name)) for name in sets if not name.startswith(PREFIX)}
     return Content(chains, shapes, elements)
 
 
-def _elements(kernel: NftSocket, name: str) -> Iterator[Element]:
-    for chunk in kernel._element_lists(nft.TABLE, name):
+def _elements(kernel: NftSocket, table: Table, name: str) -> Iterator[Element]:
+    for chunk in kernel._element_lists(table.name, name, table.family):
         for _, body in each_attribute(chunk):
             values = attributes(body)
             yield values.get(1, b""), values.get(3, b""), values.get(2, b"")
@@ -191,8 +225,12 @@ def _names() -> set[str]:
     """Everything of ours, by what it is called."""
     with RouteSocket() as routes, NftSocket() as kernel:
         return {
-            *(f"chain {name}" for name in kernel.chains(nft.TABLE)),
-            *(f"set {name}" for name in kernel.sets(nft.TABLE)),
+            *(
+                f"chain {name} of {table.family}"
+                for table in TABLES
+                for name in kernel.chains(table.name, table.family)
+            ),
+            *(f"set {name} of {table.family}" for table in TABLES for name in kernel.sets(table.name, table.family)),
             *map(str, routes.rules()),
             *(f"{route} via {route.next_hops}" for route in routes.routes()),
         }
