@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,6 +19,10 @@ READERS: Final = ("stateless", "tidegate-controller", "tidegate-endpoint")
 """Beginnings of the names of Pods that watch: both gateway pods, the controller, the endpoint agent of each node."""
 FELT_BY: Final = {"status 409": ("tidegate-controller",), "disorder": ("stateless", "tidegate-controller")}
 """Only these write when a VIP comes or goes; only these are told of two changes when it comes and goes again."""
+BLANKET: Final = frozenset({"refuse", "reset", "hang", "garbage"})
+"""Under these the API takes no change from anybody."""
+OF_WATCHES: Final = frozenset({"disorder"})
+LONGEST_S: Final = 60.0
 
 FAULTS: Final[dict[str, list[dict[str, Any]]]] = {
     "refuse": [{"action": "refuse"}],
@@ -28,39 +32,28 @@ FAULTS: Final[dict[str, list[dict[str, Any]]]] = {
     "status 409": [
         {"action": "status", "code": 409, "verbs": ["patch", "update", "create", "delete"], "spare_asker": True}
     ],
-    "status 410": [{"action": "compact"}, {"action": "status", "code": 410, "verbs": ["watch"]}],
+    "status 410": [{"action": "compact"}, {"action": "status", "code": 410, "verbs": ["watch"], "spare_asker": True}],
     "status 429": [{"action": "status", "code": 429, "retry_after_s": 1, "spare_asker": True}],
     "status 500": [{"action": "status", "code": 500, "spare_asker": True}],
-    "disorder": [{"action": "disorder"}],
-    "stale": [{"action": "stale", "behind": 60}, {"action": "status", "code": 410, "verbs": ["watch"]}],
+    "disorder": [{"action": "disorder", "spare_asker": True}],
+    "stale": [
+        {"action": "stale", "behind": 60, "spare_asker": True},
+        {"action": "status", "code": 410, "verbs": ["watch"], "spare_asker": True},
+    ],
 }
 """By the name under which the server counts them. Nobody lists who need not, so watches are broken for stale lists to be asked for."""
 
 
-def assert_struck(world: World, struck: Mapping[str, Mapping[str, int]], what: str) -> None:
-    """The fault has had its effect on every process of the gateway that it could have one on."""
-    felt_by = _addresses(world, FELT_BY.get(what, READERS))
-    spared = [name for name, own in felt_by.items() if not own & struck.get(what, {}).keys()]
-    assert not spared, f"{what} has not struck {', '.join(spared)}: {struck}, addresses are {felt_by}"
-
-
-def assert_some_struck(world: World, struck: Mapping[str, Mapping[str, int]], what: str) -> None:
-    """The fault has had its effect on one of the gateway's processes at least; others may be waiting because of the one before."""
-    some = set.union(*_addresses(world, READERS).values())
-    assert some & struck.get(what, {}).keys(), (
-        f"{what} has struck nobody of the gateway: {struck}, addresses are {some}"
-    )
-
-
 def wait_for_watches(world: World) -> None:
-    """Returns when every process of the gateway follows the API again."""
+    """Returns when every process of the gateway follows the API."""
+    felt_by = _addresses(world, READERS)
 
     def missing() -> str:
         try:
             there = world.watches().keys()
         except OSError as error:
             return str(error)
-        return ", ".join(name for name, own in _addresses(world, READERS).items() if not own & there)
+        return ", ".join(name for name, own in felt_by.items() if not own & there)
 
     world.wait_for(missing)
 
@@ -70,6 +63,46 @@ def _addresses(world: World, beginnings: tuple[str, ...]) -> dict[str, set[str]]
     pods = [pod for pod in world.view().objects.pods if pod.meta.name.startswith(beginnings)]
     assert pods
     return {pod.meta.name: set(world.pod_ips(pod)) for pod in pods}
+
+
+def undergo(world: World, *whats: str) -> None:
+    """The faults last until each has had its effect on every process of the gateway that it could have one on, and a VIP comes or goes:
+    under each of them where the API takes the change, else as soon as it does.
+    """
+    wait_for_watches(world)
+    spared = {what: spared_by(world, what) for what in whats}
+    for what in whats:
+        order(world, what, LONGEST_S)
+        if what not in BLANKET:
+            flip_other_vip(world)
+
+        def missing(what: str = what) -> str:
+            left = spared[what]()
+            if left and what in OF_WATCHES:
+                # It strikes the watches that run, and two changes of each: some may just have come back from the fault before.
+                order(world, what, LONGEST_S)
+                flip_other_vip(world)
+            return left
+
+        world.wait_for(missing)
+    world.clear_faults()
+    if BLANKET & set(whats):
+        flip_other_vip(world)
+
+
+def spared_by(world: World, what: str) -> Callable[[], str]:
+    """Tells the processes of the gateway on which a fault could have had an effect, and has had none."""
+    felt_by = _addresses(world, FELT_BY.get(what, READERS))
+
+    def spared() -> str:
+        try:
+            struck = world.struck().get(what, {})
+        except OSError as error:
+            return str(error)
+        names = [name for name, own in felt_by.items() if not own & struck.keys()]
+        return f"{what} has not struck {', '.join(names)}, only {struck}" if names else ""
+
+    return spared
 
 
 def order(world: World, what: str, seconds: float) -> None:
@@ -84,10 +117,12 @@ def has_other(world: World) -> bool:
 
 
 def flip_other_vip(world: World) -> None:
-    """The second VIP comes if it is not there, and goes if it is; tried again as long as the API does not take it."""
+    """The second VIP comes if it is not there, and goes if it is; tried again as long as the API does not take it, or has not told."""
     there = has_other(world)
 
     def missing() -> str:
+        if has_other(world) != there:
+            return ""
         try:
             if there:
                 world.mininet.act(DELETE_OTHER)
@@ -95,21 +130,19 @@ def flip_other_vip(world: World) -> None:
                 world.mininet.apply([l34_route("other-vip", OTHER_VIP, "TCP", 4000)])
         except ApiError as error:
             return f"the change was not taken: {error}"
-        return ""
+        return "the API has not told of the change"
 
     world.wait_for(missing)
 
 
 @contextmanager
-def hurt(world: World) -> Iterator[dict[str, dict[str, int]]]:
-    """What happens inside happens to 200 connections, none of which notices; and in the end nothing is left of it. Gives what the
-    faults have done, by fault and address, once they are over."""
+def hurt(world: World) -> Iterator[None]:
+    """What happens inside happens to 200 connections, none of which notices; and in the end nothing is left of it."""
     held = world.hold()
-    struck: dict[str, dict[str, int]] = {}
     try:
-        yield struck
+        yield
     finally:
-        struck |= {name: dict(counts) for name, counts in world.clear_faults().items()}
+        world.clear_faults()
     assert_converged(world)
     world.connects()
     if has_other(world):

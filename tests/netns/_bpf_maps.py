@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import struct
 from collections.abc import Iterator, Mapping
@@ -229,11 +230,21 @@ def _targets(number: int) -> Mapping[int, _Kept]:
 
 def _image(number: int) -> Image:
     """The decision image that packets meet; shape (cells, 16)."""
-    with bpf.closing(_by_id(MAP_BY_ID, number)) as slot:
-        (inner,) = struct.unpack("=I", bpf.lookup(slot, 0, 4, "looking for the decision image"))
-    with bpf.closing(_by_id(MAP_BY_ID, inner)) as fd:
+    with bpf.closing(_by_id(MAP_BY_ID, number)) as slot, bpf.closing(_inner(slot, 0)) as fd:
         raw = bpf.lookup(fd, 0, bpf.map_shape(fd)[2], "reading the decision image")
     return np.frombuffer(raw, np.uint32).reshape(-1, CELL_BYTES // 4)
+
+
+def _inner(outer: int, slot: int) -> int:
+    """A descriptor of the map in a slot of a map of maps. Raises BpfError, ENOENT when there is none."""
+    while True:
+        (number,) = struct.unpack("=I", bpf.lookup(outer, slot, 4, "looking for a map"))
+        try:
+            return _by_id(MAP_BY_ID, number)
+        except bpf.BpfError as error:
+            # Between the two calls the slot was given another map, and this one went.
+            if error.errno != errno.ENOENT:
+                raise
 
 
 def _tables(number: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
@@ -241,12 +252,12 @@ def _tables(number: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
     with bpf.closing(_by_id(MAP_BY_ID, number)) as pools:
         for slot in range(bpf.map_shape(pools)[3]):
             try:
-                (inner,) = struct.unpack("=I", bpf.lookup(pools, slot, 4, "looking for a pool"))
+                inner = _inner(pools, slot)
             except bpf.BpfError as error:
-                if error.errno != 2:
+                if error.errno != errno.ENOENT:
                     raise
                 continue
-            with bpf.closing(_by_id(MAP_BY_ID, inner)) as table:
+            with bpf.closing(inner) as table:
                 if _name(table) == "no_pool":
                     continue
                 raw = bpf.lookup(table, 0, bpf.map_shape(table)[2], "reading the table of a pool")

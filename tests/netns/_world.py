@@ -278,19 +278,22 @@ class World:
         found: Mapping[str, int] = self._faults("GET")["watching"]
         return found
 
-    def clear_faults(self) -> Mapping[str, Mapping[str, int]]:
-        """Ends all faults; a server that listens to nobody is waited for. How often each has struck whom, by address."""
-        found: dict[str, Mapping[str, int]] = {}
+    def struck(self) -> Mapping[str, Mapping[str, int]]:
+        """How often each fault has struck whom, by address, since the last were cleared."""
+        found: Mapping[str, Mapping[str, int]] = self._faults("GET")["struck"]
+        return found
+
+    def clear_faults(self) -> None:
+        """Ends all faults, and forgets whom they struck; a server that listens to nobody is waited for."""
 
         def missing() -> str:
             try:
-                found.update(self._faults("DELETE")["struck"])
+                self._faults("DELETE")
             except OSError as error:
                 return str(error)
             return ""
 
         self.wait_for(missing)
-        return found
 
     def _faults(self, method: str, body: Json | None = None) -> Json:
         request = urllib.request.Request(

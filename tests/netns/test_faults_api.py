@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns._api_faults import FAULTS, assert_struck, flip_other_vip, hurt, order, outlast
+from tests.netns._api_faults import FAULTS, flip_other_vip, hurt, order, outlast, spared_by, undergo, wait_for_watches
 from tests.netns._world import World, require_world
 
 pytestmark = pytest.mark.shared_sandbox
 
 LONG_S = 1.2
-"""Of a fault: several tries of every client fall into it."""
+"""Several tries of every client fall into it."""
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world.mininet.stop()
 
 
-@pytest.mark.parametrize("what", [what for what in FAULTS if what != "disorder"])
+@pytest.mark.parametrize("what", [what for what in FAULTS if what not in ("refuse", "disorder")])
 def test_the_api_server_misbehaves(world: World, what: str) -> None:
-    with hurt(world) as struck:
-        until_s = time.monotonic() + LONG_S
-        order(world, what, LONG_S)
+    with hurt(world):
+        undergo(world, what)
+
+
+def test_the_api_server_is_away(world: World) -> None:
+    wait_for_watches(world)
+    with hurt(world):
+        spared = spared_by(world, "refuse")
+        order(world, "refuse", LONG_S)
         flip_other_vip(world)
-        outlast(until_s)
-    assert_struck(world, struck, what)
+        assert not spared()
 
 
 def test_the_api_server_stands_still(world: World) -> None:
@@ -49,12 +54,5 @@ def test_the_api_server_stands_still(world: World) -> None:
 
 def test_events_out_of_order_and_a_stale_list(world: World) -> None:
     """Watches tell of changes in the wrong order, and the lists that their clients ask for then are of long ago."""
-    with hurt(world) as struck:
-        until_s = time.monotonic() + LONG_S
-        order(world, "disorder", LONG_S)
-        flip_other_vip(world)
-        flip_other_vip(world)
-        order(world, "stale", LONG_S)
-        outlast(until_s)
-    assert_struck(world, struck, "stale")
-    assert_struck(world, struck, "disorder")
+    with hurt(world):
+        undergo(world, "disorder", "stale")

@@ -19,6 +19,7 @@ it was and by whose address: ``{"struck": {"status 429": {"10.244.0.7": 3}}}``, 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -84,6 +85,16 @@ class Faults:
     on: list[Fault] = field(default_factory=list)
     struck: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often, by the fault's name and the address of the client."""
+    cleared: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when those that are on are over before their time."""
+
+    def clear(self) -> Json:
+        """Ends all of them, and begins to count anew; gives what has been counted."""
+        told, self.struck = self.counts(), Counter()
+        self.on.clear()
+        self.cleared.set()
+        self.cleared = asyncio.Event()
+        return told
 
     def count(self, name: str, client: str) -> None:
         """A fault has had its effect on a client."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import time
 import traceback
@@ -89,7 +90,8 @@ class Service:
             case "garbage":
                 return web.Response(body=b'\x00{"kind": "Po\xff', content_type=requests.JSON)
             case "hang":
-                await asyncio.sleep(max(fault.until_s - time.monotonic(), 0))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(faults.cleared.wait(), max(fault.until_s - time.monotonic(), 0))
                 return None
             case "stale":
                 return self._list_before(request, fault.behind)

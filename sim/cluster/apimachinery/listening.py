@@ -123,8 +123,7 @@ class Listening:
                 self.log("fault asked for", **fault.shown(time.monotonic()))
                 self._start(fault, request)
             case "DELETE":
-                on.on.clear()
-                told, on.struck = on.counts(), Counter()
+                told = on.clear()
                 for watch in self.service.watches:
                     watch.mend()
             case "GET":
