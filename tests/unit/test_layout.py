@@ -17,7 +17,6 @@ LEFT_FOR_LATER = re.compile(r"\b(?:TO[D]O|FIX[M]E|X{3})\b")
 
 # Where the passing of time itself is meant: file -> why.
 MAY_SLEEP = {
-    "sim/cluster/apimachinery/http.py": "a fault that is injected lasts for as long as whoever injects it says",
     "tests/netns/_world.py": "a storm has a pace: so many changes a second",
     "tests/netns/_api_faults.py": "a fault that is injected lasts for as long as the test says",
 }
