@@ -87,5 +87,5 @@ def test_our_kinds_have_columns_that_tell_what_a_person_looks_for(
     found = row(kubectl("get", "gwr", "-o", "wide"))
     assert {"GATEWAY": "gw", "ACCEPTED": "True", "SESSIONS": "Established", "BFD": "Up"}.items() <= found.items()
     assert {"ANNOUNCED": "4", "SINCE": NOW, "REMOTE-ASN": "4248829953"}.items() <= found.items()
-    # A kind goes only after its objects, and a real server takes seconds for these: tests that delete the kinds are not to wait for them.
+    # A kind goes only after its objects, and a real server takes seconds for these: tests that delete the kinds shall not wait.
     kubectl("delete", "l34route/r", "gatewayrouter/o")
