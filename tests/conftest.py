@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
+
+# A shell without job control has what it runs in the background ignore Ctrl-C, and that is inherited: by the programs under test, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def require(capability: str, available: bool, reason: str) -> None:

@@ -7,6 +7,7 @@ privileges.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -48,7 +49,6 @@ class Capture:
         self._interface = interface
         self._path = path
         self._packets = 0
-        self._stop_reading, self._stop = os.pipe()
         self._thread = threading.Thread(target=self._run, name=f"capture {host} {interface}", daemon=True)
         self._socket: socket.socket | None = None
         self._failure: OSError | None = None
@@ -59,10 +59,15 @@ class Capture:
         Raises:
             OSError: there is no such interface, or the file cannot be written.
         """
-        self._file = self._path.open("wb")
-        self._file.write(struct.pack("<IHHiIII", MAGIC_NANOSECONDS, 2, 4, 0, 0, SNAP_BYTES, LINKTYPE_ETHERNET))
-        self._socket = within(self._namespace, self._open)
-        self._thread.start()
+        with contextlib.ExitStack() as opened:
+            self._file = opened.enter_context(self._path.open("wb"))
+            self._file.write(struct.pack("<IHHiIII", MAGIC_NANOSECONDS, 2, 4, 0, 0, SNAP_BYTES, LINKTYPE_ETHERNET))
+            self._socket = opened.enter_context(within(self._namespace, self._open))
+            self._stop_reading, self._stop = os.pipe()
+            opened.callback(os.close, self._stop_reading)
+            opened.callback(os.close, self._stop)
+            self._thread.start()
+            self._opened = opened.pop_all()
 
     def stop(self) -> Captured:
         """Writes what was received so far and closes the file.
@@ -71,25 +76,26 @@ class Capture:
             OSError: the file could not be written to its end.
         """
         assert self._socket is not None, "start comes before stop"
-        os.write(self._stop, b"!")
-        self._thread.join()
-        statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-        _, dropped = struct.unpack("II", statistics)
-        self._socket.close()
-        os.close(self._stop)
-        os.close(self._stop_reading)
-        self._file.close()
+        with self._opened:
+            os.write(self._stop, b"!")
+            self._thread.join()
+            statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+            _, dropped = struct.unpack("II", statistics)
         if self._failure is not None:
             raise self._failure
         return Captured(path=self._path, packets=self._packets, dropped=dropped)
 
     def _open(self) -> socket.socket:
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        made.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        # Until it is bound with a protocol the socket is deaf: no frame of another interface gets in.
-        made.bind((self._interface, ETH_P_ALL))
-        made.setblocking(False)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            # Until it is bound with a protocol the socket is deaf: no frame of another interface gets in.
+            made.bind((self._interface, ETH_P_ALL))
+            made.setblocking(False)
+        except OSError:
+            made.close()
+            raise
         return made
 
     def _run(self) -> None:

@@ -372,8 +372,9 @@ def test_a_daemon_set_runs_once_on_each_node_in_the_nodes_namespace(world: World
     for pod in pods:
         node = pod["spec"]["nodeName"]
         pid = world.kubelet.pids(pod["metadata"]["name"])["main"]
-        inside = Path(f"/proc/{pid}/ns/net").stat().st_ino
-        assert inside == world.network.host(node).namespace.stat().st_ino
+        inside, wanted = Path(f"/proc/{pid}/ns/net"), world.network.host(node).namespace
+        # The process runs from the moment at which it is on its way there.
+        world.until(partial(inside.samefile, wanted), "the process is where the node is")
         addresses = [entry["address"] for entry in world.api.snapshot(NODES)["", node]["status"]["addresses"]]
         assert pod["status"]["podIP"] == pod["status"]["hostIP"] == addresses[0]
     assert {pod["spec"]["nodeName"] for pod in pods} == {"node-1", "node-2"}
