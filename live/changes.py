@@ -26,7 +26,7 @@ class Changes:
         self._informers = tuple(informers)
         self._planner = planner
         self._seen: list[Mapping[ObjectName, Json]] = [{} for _ in self._informers]
-        self._refs: list[dict[ObjectName, ObjectRef]] = [{} for _ in self._informers]
+        self._models: list[dict[ObjectName, KubeObject | Rejected]] = [{} for _ in self._informers]
 
     def tell(self) -> None:
         """Tells the planner of everything that is another object than at the last call. O(objects of the informers that changed)."""
@@ -34,16 +34,20 @@ class Changes:
             before, after = self._seen[i], informer.objects()
             if after is before:
                 continue
-            refs = self._refs[i]
+            models = self._models[i]
             # Snapshots share unchanged objects, so identity tells.
             for name in [name for name, raw in after.items() if before.get(name) is not raw]:
                 model = parse_object(after[name])
                 if model is not None:
-                    refs[name] = model.meta.ref
+                    models[name] = model
                     self._planner.put(model)
-                elif name in refs:
-                    self._planner.remove(refs.pop(name))
+                elif name in models:
+                    self._planner.remove(models.pop(name).meta.ref)
             for name in before.keys() - after.keys():
-                if name in refs:
-                    self._planner.remove(refs.pop(name))
+                if name in models:
+                    self._planner.remove(models.pop(name).meta.ref)
             self._seen[i] = after
+
+    def models(self, informer: Informer) -> Mapping[ObjectName, KubeObject | Rejected]:
+        """What was read of what `informer` held at the last call; the same object as long as it has not changed."""
+        return next(models for one, models in zip(self._informers, self._models, strict=True) if one is informer)

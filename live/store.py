@@ -9,6 +9,7 @@ from core.manifests import parse_object
 from core.model import KubeObject
 from core.objects import Objects, Rejected
 from core.plan import Plan, Planner
+from live.changes import Changes
 
 
 class ModelStore:
@@ -36,35 +37,17 @@ class PlanStore:
     """The Plan of what several informers hold, made from what changed since the last time."""
 
     def __init__(self, informers: Sequence[Informer]) -> None:
-        self._informers = tuple(informers)
-        self._seen: list[Mapping[ObjectName, Json]] = [{} for _ in self._informers]
-        self._models: list[dict[ObjectName, KubeObject | Rejected]] = [{} for _ in self._informers]
         self._planner = Planner()
+        self._changes = Changes(informers, self._planner)
 
     def plan(self) -> Plan:
         """The Plan of everything that the informers hold now. What did not change is the same object as last time."""
-        for i, informer in enumerate(self._informers):
-            before, after = self._seen[i], informer.objects()
-            if after is before:
-                continue
-            models = self._models[i]
-            # Snapshots share unchanged objects, so identity tells.
-            for name in [name for name, raw in after.items() if before.get(name) is not raw]:
-                model = parse_object(after[name])
-                if model is not None:
-                    models[name] = model
-                    self._planner.put(model)
-                elif name in models:
-                    self._planner.remove(models.pop(name).meta.ref)
-            for name in before.keys() - after.keys():
-                if name in models:
-                    self._planner.remove(models.pop(name).meta.ref)
-            self._seen[i] = after
+        self._changes.tell()
         return self._planner.plan()
 
     def models(self, informer: Informer) -> Mapping[ObjectName, KubeObject | Rejected]:
         """What was read of what `informer` held when the last plan was made; the same object as long as it has not changed."""
-        return next(models for one, models in zip(self._informers, self._models, strict=True) if one is informer)
+        return self._changes.models(informer)
 
 
 OWN_WRITE_S = 5.0
