@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from typing import Final
 
@@ -33,12 +33,13 @@ from live.dataplane.egress import Link, links
 from live.dataplane.fence import Fence
 from live.dataplane.grace import wait_for_packets_under_way
 from live.dataplane.loop import Loop
+from live.dataplane.nft_counts import COUNTS, count_sets, flow_of
 from live.dataplane.nft_expressions import intercepted
 from live.dataplane.nft_fast import compile_fast
 from live.dataplane.nft_features import Features, features
 from live.dataplane.nft_maps import marks_of
 from live.dataplane.nft_marks import MARK_BASE, MARK_MASK, REJECT_MARK, MarkRoutes
-from live.dataplane.nft_program import Destination, compile_program, count_name, flow_key
+from live.dataplane.nft_program import Destination, compile_program, flow_key
 from live.dataplane.nft_tables import Desired, State, load, together, transactions, unmatched_counts
 from live.dataplane.nft_wire import INET, NETDEV, Marks, NftSocket, Table
 from live.netlink import NetlinkError
@@ -69,6 +70,8 @@ class NftDataplane:
         self._indices: Mapping[str, int] = {}
         self._features: Features | None = None
         self._flows: dict[str, Flow] = {}
+        self._outgrown: dict[tuple[str, int], tuple[int, int]] = {}
+        """(packets, bytes) by flow and mark in sets that had no room for more targets."""
         self._fence = Fence()
         self._own: tuple[Link, Link] | None = None
         self._forwarding: Forwarding | None = None
@@ -112,8 +115,10 @@ class NftDataplane:
                 kernel.commit(messages)
             # Otherwise what is too much stays until the next change finds it.
             if wait_for_packets_under_way():
+                outgrown = self._counted_before(kernel, wanted)
                 for messages in plan.deletions:
                     kernel.commit(messages)
+                self._outgrown = outgrown
                 self._marks.release(routes, marks)
                 self._states = {table.family: desired.state() for table, _, desired in wanted}
             self._fence.narrow(vips, interfaces)
@@ -140,6 +145,25 @@ class NftDataplane:
         desired_fast = _desired_fast(forwarding, tables, self._marks.hops(), interfaces[:-1], fast, room_bytes)
         return [(self._table, state, desired), (self._fast, fast, desired_fast)]
 
+    def _counted_before(
+        self, kernel: NftSocket, wanted: Sequence[tuple[Table, State, Desired]]
+    ) -> dict[tuple[str, int], tuple[int, int]]:
+        """What is known of sets that flows have outgrown, with those that are about to go."""
+        in_use = {
+            (flow_of(name), mark)
+            for _, _, desired in wanted
+            for name, marks in desired.counts.items()
+            for mark in marks
+        }
+        found = Counter({key: packets for key, (packets, _) in self._outgrown.items()})
+        octets = Counter({key: length_bytes for key, (_, length_bytes) in self._outgrown.items()})
+        for table, state, desired in wanted:
+            for name in state.counts.keys() - desired.counts.keys():
+                for mark, (packets, length_bytes) in _counts(kernel, table, name).items():
+                    found[flow_of(name), mark] += packets
+                    octets[flow_of(name), mark] += length_bytes
+        return {key: (packets, octets[key]) for key, packets in found.items() if key in in_use}
+
     def counters(self) -> Sequence[FlowCounter]:
         """See `core.ports.Dataplane`: for each flow and target of the last `apply`, since the target joined the flow."""
         with NftSocket() as kernel:
@@ -147,11 +171,17 @@ class NftDataplane:
             targets[REJECT_MARK] = None
             counted: Counter[tuple[str, Address | None]] = Counter()
             octets: Counter[tuple[str, Address | None]] = Counter()
-            for key, flow in self._flows.items():
-                for raw, (packets, length_bytes) in _counts(kernel, count_name(key)):
-                    if (mark := int.from_bytes(raw, sys.byteorder)) in targets:
-                        counted[flow.name, targets[mark]] += packets
-                        octets[flow.name, targets[mark]] += length_bytes
+            found = [
+                ((key, mark), numbers)
+                for table in (self._table, self._fast)
+                for name in kernel.sets(table.name, table.family)
+                if name.startswith(COUNTS) and (key := flow_of(name)) in self._flows
+                for mark, numbers in _counts(kernel, table, name).items()
+            ]
+            for (key, mark), (packets, length_bytes) in (*found, *self._outgrown.items()):
+                if mark in targets and key in self._flows:
+                    counted[self._flows[key].name, targets[mark]] += packets
+                    octets[self._flows[key].name, targets[mark]] += length_bytes
         return [
             FlowCounter(flow=name, target=target, packets=packets, bytes=octets[name, target])
             for (name, target), packets in counted.items()
@@ -173,7 +203,7 @@ class NftDataplane:
         self._fence.remove()
         OWN.remove()
         self._states, self._own, self._surroundings = {}, None, None
-        self._flows = {}
+        self._flows, self._outgrown = {}, {}
 
 
 def probe() -> str | None:
@@ -213,14 +243,10 @@ def _desired(
     """`tables`: the mark of each bucket of each pool."""
     maps, map_of = state.place(tables, capacity_bytes)
     distinct = {id(table): table for table in tables.values()}
-    marks_in = {number: _marks_in(table) for number, table in distinct.items()}
-    destinations, counts = {}, {}
-    for flow in forwarding.flows:
-        counted = count_name(flow_key(flow))
-        counts[counted] = dict.fromkeys(marks_in[id(tables[flow.pool])], b"")
-        destinations[flow_key(flow)] = Destination(
-            bucket_map=map_of.get(flow.pool), table_size=len(tables[flow.pool]), counts=counted
-        )
+    marks_in = {number: dict.fromkeys(_marks_in(table), b"") for number, table in distinct.items()}
+    counted = {flow_key(flow): marks_in[id(tables[flow.pool])] for flow in forwarding.flows}
+    sets = count_sets(state.counts, counted)
+    destinations = _destinations(forwarding, tables, map_of, sets)
     program = compile_program(
         forwarding.flows,
         destinations,
@@ -229,7 +255,7 @@ def _desired(
         reject_mark=REJECT_MARK,
         defragment=defragment,
     )
-    return Desired(program, maps, counts)
+    return Desired(program, maps, {sets[key]: marks for key, marks in counted.items()})
 
 
 def _desired_fast(
@@ -240,7 +266,10 @@ def _desired_fast(
     state: State,
     capacity_bytes: int,
 ) -> Desired:
-    """What the table of frames should have; `hops`: where packets with a mark go."""
+    """What the table of frames should have; `hops`: where packets with a mark go.
+
+    Replies come in where targets are, and have no use for it: frames from there are looked at only if targets are everywhere.
+    """
     maps, map_of = state.place(tables, capacity_bytes)
     distinct = {id(table): table for table in tables.values()}
     packed = {mark: address.packed + index.to_bytes(4, sys.byteorder) for mark, (address, index) in hops.items()}
@@ -248,31 +277,43 @@ def _desired_fast(
         number: {mark: packed[mark] for mark in _marks_in(table) if mark in packed}
         for number, table in distinct.items()
     }
-    destinations, counts = {}, {}
-    for flow in forwarding.flows:
-        counted = count_name(flow_key(flow))
-        if known := hops_in[id(tables[flow.pool])]:
-            counts[counted] = known
-        bucket_map = map_of.get(flow.pool) if known else None
-        destinations[flow_key(flow)] = Destination(
-            bucket_map=bucket_map, table_size=len(tables[flow.pool]), counts=counted
-        )
-    mtu_bytes = _narrowest({hops[mark] for known in counts.values() for mark in known})
+    counted = {flow_key(flow): hops_in[id(tables[flow.pool])] for flow in forwarding.flows}
+    sets = count_sets(state.counts, counted)
+    reached = {pool: name for pool, name in map_of.items() if hops_in[id(tables[pool])]}
+    destinations = _destinations(forwarding, tables, reached, sets)
+    there = links()
+    used = {hops[mark] for known in counted.values() for mark in known}
+    mtu_bytes = _narrowest(used, there)
     program = compile_fast(forwarding.flows, destinations, seed=forwarding.seed, mtu_bytes=mtu_bytes)
-    return Desired(program, maps, counts, tuple(interfaces))
+    with_targets = {index for _, index in used}
+    outer = [name for name in interfaces if there[name].index not in with_targets]
+    counts = {sets[key]: known for key, known in counted.items() if known}
+    return Desired(program, maps, counts, tuple(outer or interfaces))
 
 
-def _narrowest(hops: set[tuple[Address, int]]) -> dict[int, int]:
+def _destinations(
+    forwarding: Forwarding, tables: Mapping[str, Marks], map_of: Mapping[str, str], sets: Mapping[str, str]
+) -> dict[str, Destination]:
+    """By the key of each flow; `map_of`: bucket maps by pool, `sets`: counting sets by flow."""
+    return {
+        flow_key(flow): Destination(
+            bucket_map=map_of.get(flow.pool), table_size=len(tables[flow.pool]), counts=sets[flow_key(flow)]
+        )
+        for flow in forwarding.flows
+    }
+
+
+def _narrowest(hops: set[tuple[Address, int]], there: Mapping[str, Link]) -> dict[int, int]:
     """The least MTU on the way to any of them, by IP version."""
-    mtu_of = {link.index: link.mtu_bytes for link in links().values()}
+    mtu_of = {link.index: link.mtu_bytes for link in there.values()}
     versions = sorted({address.version for address, _ in hops})
     return {v: min(mtu_of.get(index, 0) for address, index in hops if address.version == v) for v in versions}
 
 
-def _counts(kernel: NftSocket, name: str) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """What both tables have counted under one name."""
-    for family in (INET, NETDEV):
-        yield from kernel.counts(TABLE, name, family).items()
+def _counts(kernel: NftSocket, table: Table, name: str) -> dict[int, tuple[int, int]]:
+    """(packets, bytes) by mark that a set has counted."""
+    found = kernel.counts(table.name, name, table.family)
+    return {int.from_bytes(key, sys.byteorder): numbers for key, numbers in found.items()}
 
 
 def _marks_in(table: Marks) -> frozenset[int]:

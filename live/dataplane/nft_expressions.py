@@ -44,7 +44,7 @@ class Meta(IntEnum):
 
 
 class Compare(IntEnum):
-    """NFT_CMP_*."""
+    """NFT_CMP_*, NFT_RANGE_*."""
 
     EQUAL = 0
     NOT_EQUAL = 1
@@ -136,9 +136,9 @@ def compare(data: bytes, word: int = 0, operator: Compare = Compare.EQUAL) -> by
     return _expression("cmp", _register(1, word), be32(2, operator), value(3, data))
 
 
-def within(first: bytes, last: bytes, word: int = 0) -> bytes:
-    """Ends the rule unless the register is between the two, or one of them; bytes in network order."""
-    return _expression("range", _register(1, word), be32(2, 0), value(3, first), value(4, last))
+def within(first: bytes, last: bytes, word: int = 0, operator: Compare = Compare.EQUAL) -> bytes:
+    """Ends the rule unless the register is between the two, or one of them (with NOT_EQUAL: if it is); bytes in network order."""
+    return _expression("range", _register(1, word), be32(2, operator), value(3, first), value(4, last))
 
 
 def forward(version: int, interface_word: int, address_word: int) -> bytes:
@@ -173,9 +173,10 @@ def goto(chain: str) -> bytes:
     return decide(Verdict.GOTO, chain)
 
 
-def contained(set_name: str, word: int = 0) -> bytes:
-    """Ends the rule unless the register is in the set; counts in the element where the set has counters."""
-    return _expression("lookup", text(1, set_name), _register(2, word))
+def contained(set_name: str, word: int = 0, operator: Compare = Compare.EQUAL) -> bytes:
+    """Ends the rule unless the register is in the set (with NOT_EQUAL: if it is); counts in the element where the set has counters."""
+    inverted = be32(5, 1) if operator is Compare.NOT_EQUAL else b""
+    return _expression("lookup", text(1, set_name), _register(2, word), inverted)
 
 
 def mapped(map_name: str, word: int = 0) -> bytes:

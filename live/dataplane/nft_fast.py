@@ -108,9 +108,10 @@ def _ordinary_v4(mtu_bytes: int) -> bytes:
     fits = nft.within(
         b"\x45\0" + (20 + _LEAST_BYTES).to_bytes(2, "big"), b"\x45\0" + min(mtu_bytes, 0xFFFF).to_bytes(2, "big")
     )
-    flags_and_hops = nft.payload(Load(Base.NETWORK, 6, 4))
-    whole = flags_and_hops + nft.mask(b"\x3f\xff\0\0") + nft.compare(bytes(4))
-    hops_left = flags_and_hops + nft.mask(b"\0\0\xfe\0") + nft.compare(bytes(4), operator=Compare.NOT_EQUAL)
+    # Aligned words: of any other the kernel makes a copy through a function for headers in pieces (nft_payload_select_ops).
+    whole = nft.payload(Load(Base.NETWORK, 4, 4)) + nft.mask(b"\0\0\x3f\xff") + nft.compare(bytes(4))
+    hops = nft.payload(Load(Base.NETWORK, 8, 4))
+    hops_left = hops + nft.mask(b"\xfe\0\0\0") + nft.compare(bytes(4), operator=Compare.NOT_EQUAL)
     return no_options + fits + whole + hops_left
 
 

@@ -3,7 +3,7 @@
     mark 0x54470000 | n  --rules-->  table 0x54470000 | n  --default-->  the target
 
 The kernel tries policy rules one after the other, so they are a tree of two levels: one of 16 rules leads on to those of the marks with
-the same last four bits. Packets without a mark of ours go past all of them.
+the same last four bits. Packets without a mark of ours go past all of them, to the rules of the fence.
 
 The allocation lives in the kernel and nowhere else: an agent that starts anew reads it from the routes. Below stands a blackhole for
 all our marks: what has a mark and no route is lost, never sent to the primary network.
@@ -16,6 +16,7 @@ from typing import Final
 
 from core.errors import DataplaneError
 from core.model import Address, Prefix
+from live.dataplane.fence import OWN_PRIORITY
 from live.dataplane.nft_listing import Listing, listing
 from live.rtnetlink import (
     AddressSpec,
@@ -46,8 +47,7 @@ REJECTED: Final = 20003
 TARGETS: Final = range(20010, 20026)
 """By group: the last bits of a mark."""
 NO_ROUTE: Final = 20030
-BEHIND: Final = 20031
-_PRIORITIES: Final = frozenset((OTHERS, OWN_ANSWERS, NO_LEAK, GROUPS, REJECTED, *TARGETS, NO_ROUTE, BEHIND))
+_PRIORITIES: Final = frozenset((OTHERS, OWN_ANSWERS, NO_LEAK, GROUPS, REJECTED, *TARGETS, NO_ROUTE))
 _IN_GROUP: Final = len(TARGETS) - 1
 
 
@@ -159,12 +159,11 @@ class MarkRoutes:
         # The kernel reflects the mark of a packet in what it answers (fwmark_reflect); what it sends itself comes from "lo".
         everything, exactly = MARK_MASK, 0xFFFFFFFF
         return [
-            rule(OTHERS, 0, everything, action=RuleAction.GOTO, target=BEHIND),
+            rule(OTHERS, 0, everything, action=RuleAction.GOTO, target=OWN_PRIORITY),
             rule(OWN_ANSWERS, MARK_BASE, everything, input_interface="lo", table=self._reply_table),
             rule(NO_LEAK, MARK_BASE, everything, input_interface="lo", action=RuleAction.UNREACHABLE),
             rule(REJECTED, REJECT_MARK, exactly, table=self._reply_table),
             rule(NO_ROUTE, MARK_BASE, everything, action=RuleAction.BLACKHOLE),
-            RuleSpec(version=version, priority=BEHIND, action=RuleAction.NOTHING),
         ]
 
 

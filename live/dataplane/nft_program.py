@@ -22,7 +22,7 @@ from core.lb.forwarding import Flow
 from core.model import ByteMatch, L4Protocol
 from live.dataplane import nft_expressions as nft
 from live.dataplane.nft_errors import Trees, chains_inside
-from live.dataplane.nft_expressions import Base, Load, Meta, Verdict
+from live.dataplane.nft_expressions import Base, Compare, Load, Meta, Verdict
 from live.dataplane.nft_packets import (
     AUTHENTICATION,
     ECHOES,
@@ -39,13 +39,10 @@ from live.dataplane.nft_packets import (
     layout,
 )
 from live.dataplane.nft_ranges import ADDRESSED, PORTED, Dimension, Ranges, cut, destinations_of, joined
-from live.dataplane.nft_wire import BYTE_KEY, NAME_KEY, KeyType, dispatch_elements, element, interval_elements
+from live.dataplane.nft_wire import BYTE_KEY, NAME_KEY, KeyType, dispatch, dispatch_elements, element, interval_elements
 
 UNMATCHED: Final = "unmatched"
 """The set that counts packets to a VIP that match no flow, by address family; and how their chain's name begins."""
-
-COUNTS: Final = "count-"
-"""How the names of sets begin that count the packets of a flow."""
 
 LINEAR_FLOWS: Final = 4
 """So many flows are tried one after the other: a cut costs as much as two or three comparisons."""
@@ -58,7 +55,7 @@ _LOAD_MARK: Final = nft.meta(Meta.MARK)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetContent:
-    """A set that never changes."""
+    """A set that never changes. Without `intervals` it is a hash table: finding a key takes the same time however many there are."""
 
     key: KeyType
     elements: tuple[bytes, ...]
@@ -108,11 +105,6 @@ def compile_program(
     return Compiler(flows, destinations, seed, reject_mark).compile(interfaces, defragment)
 
 
-def count_name(key: str) -> str:
-    """The name of the set that counts the packets of the flow with this key."""
-    return COUNTS + key
-
-
 def flow_key(flow: Flow) -> str:
     """A name for the flow that may stand in the kernel: readable, unique by name and address family."""
     readable = re.sub(r"[^A-Za-z0-9/._-]+", "-", flow.name).strip("-/._")[:60]
@@ -146,35 +138,37 @@ class Compiler:
         """See `compile_program`."""
         self._chain("defragment", [defragment])
         from_here = nft.meta(Meta.INPUT_NAME) + self._one_of(interfaces)
-        to_vips, replies, others = [], [], []
+        replies, to_vips, others = [], [], []
         for version in (4, 6):
             flows = [flow for flow in self._flows if flow.version == version]
             if not flows:
                 continue
             direct = layout(version, inner=False)
             family = nft.meta(Meta.FAMILY) + nft.compare(bytes([FAMILY[version]]))
+            # Replies first: most packets to a VIP have left by the short way (nft_fast).
+            reply = family + self._of_vip(direct, direct.source, flows)
+            reply += self._of_vip(direct, direct.destination, flows, Compare.NOT_EQUAL)
+            replies.append(reply + nft.untracked() + nft.decide(Verdict.ACCEPT))
             to_vip = family + self._of_vip(direct, direct.destination, flows)
             to_vips.append(to_vip + from_here + nft.untracked() + nft.goto(self._family(version, flows)))
-            from_vip = family + self._of_vip(direct, direct.source, flows)
-            replies.append(from_vip + nft.untracked() + nft.decide(Verdict.ACCEPT))
             if version == 4:
                 # What `accept_local` (live.dataplane.nft) lets through and is not for a VIP: nobody outside has our addresses.
                 ours = nft.source_kind() + nft.compare((2).to_bytes(4, sys.byteorder))
                 others.append(from_here + family + ours + nft.decide(Verdict.DROP))
-        self._program.entry = (*to_vips, *replies, *others)
+        self._program.entry = (*replies, *to_vips, *others)
         return self._program
 
-    def _of_vip(self, where: Layout, address: Load, flows: Sequence[Flow]) -> bytes:
-        """Ends the rule unless the address is one of a VIP."""
+    def _of_vip(self, where: Layout, address: Load, flows: Sequence[Flow], operator: Compare = Compare.EQUAL) -> bytes:
+        """Ends the rule unless the address is one of a VIP, with NOT_EQUAL unless it is none."""
         vips = destinations_of(flows, where.version)
-        return nft.payload(address) + self._one_of_ranges("vips", vips, where.address_key)
+        return nft.payload(address) + self._one_of_ranges("vips", vips, where.address_key, operator)
 
-    def _one_of_ranges(self, label: str, ranges: Ranges, key: KeyType) -> bytes:
+    def _one_of_ranges(self, label: str, ranges: Ranges, key: KeyType, operator: Compare = Compare.EQUAL) -> bytes:
         """Ends the rule unless what is loaded is in one of `ranges`: for a single one that is cheaper than a set."""
         if len(ranges) != 1:
-            return nft.contained(self._intervals(label, ranges, key))
+            return nft.contained(self._values(label, ranges, key), operator=operator)
         first, last = (bound.to_bytes(key.length, "big") for bound in ranges[0])
-        return nft.compare(first) if first == last else nft.within(first, last)
+        return nft.compare(first, operator=operator) if first == last else nft.within(first, last, operator=operator)
 
     def _one_of(self, interfaces: Sequence[str]) -> bytes:
         """Ends the rule unless the loaded name is that of one of `interfaces`."""
@@ -317,11 +311,7 @@ class Compiler:
             below = Branch(branch.where, branch.kind, rest)
             ranges = joined((first, last, self._node(below, inside)) for first, last, inside in pieces)
             elsewhere = self._node(below, [flow for flow in flows if self._allowed(dimension, flow) is None])
-            key = dimension.key(branch.where)
-            name = self._set(
-                f"by-{dimension.name}",
-                SetContent(key=key, elements=tuple(dispatch_elements(ranges, key.length)), verdicts=True),
-            )
+            name = self._chains_of(dimension, ranges, dimension.key(branch.where))
             rules = [nft.payload(dimension.load(branch.where)) + nft.dispatched(name), nft.goto(elsewhere)]
             return self._chain(f"by-{dimension.name}-{branch.where.name}", rules)
         return None
@@ -358,12 +348,31 @@ class Compiler:
         return name
 
     def _set(self, label: str, content: SetContent) -> str:
-        name = f"{label}-{_digest([bytes([content.key.number, content.verdicts]), *content.elements])}"
+        kind = bytes([content.key.number, content.verdicts, content.intervals])
+        name = f"{label}-{_digest([kind, *content.elements])}"
         self._program.sets[name] = content
         return name
 
-    def _intervals(self, label: str, ranges: Ranges, key: KeyType) -> str:
-        return self._set(label, SetContent(key=key, elements=tuple(interval_elements(ranges, key.length))))
+    def _values(self, label: str, ranges: Ranges, key: KeyType) -> str:
+        """The set of all that is in `ranges`."""
+        intervals = any(first != last for first, last in ranges)
+        elements = (
+            interval_elements(ranges, key.length)
+            if intervals
+            else [element(value.to_bytes(key.length, "big")) for value, _ in ranges]
+        )
+        return self._set(label, SetContent(key=key, elements=tuple(elements), intervals=intervals))
+
+    def _chains_of(self, dimension: Dimension, ranges: Sequence[tuple[int, int, str]], key: KeyType) -> str:
+        """The map from what is in `ranges` to their chains."""
+        intervals = any(first != last for first, last, _ in ranges)
+        elements = (
+            dispatch_elements(ranges, key.length)
+            if intervals
+            else [dispatch(value.to_bytes(key.length, "big"), chain) for value, _, chain in ranges]
+        )
+        content = SetContent(key=key, elements=tuple(elements), intervals=intervals, verdicts=True)
+        return self._set(f"by-{dimension.name}", content)
 
 
 def _name(label: str, rules: Sequence[bytes]) -> str:

@@ -14,11 +14,12 @@ from typing import Final
 import numpy as np
 
 from live.dataplane import nft_expressions as nft
+from live.dataplane.nft_counts import COUNTS, capacity_of
 from live.dataplane.nft_expressions import Compare, Meta, Reject, Verdict
 from live.dataplane.nft_maps import PREFIX, assign
 from live.dataplane.nft_marks import REJECT_MARK
 from live.dataplane.nft_packets import FAMILY
-from live.dataplane.nft_program import COUNTS, UNMATCHED, Program
+from live.dataplane.nft_program import UNMATCHED, Program
 from live.dataplane.nft_wire import FAMILY_KEY, HOP, INTERVAL, MARK_KEY, NETDEV, Marks, NftSocket, Table, element, pair
 from live.netlink import Message
 
@@ -189,11 +190,13 @@ def _additions(table: Table, state: State, desired: Desired) -> Iterator[Message
         yield table.chain(name)
     for name, content in program.sets.items():
         if name not in state.sets:
-            yield table.set(name, content.key, flags=INTERVAL if content.intervals else 0, verdicts=content.verdicts)
+            flags, size = (INTERVAL, 0) if content.intervals else (0, len(content.elements))
+            yield table.set(name, content.key, flags=flags, verdicts=content.verdicts, size=size)
             yield from table.add_elements(name, content.elements)
     for name, marks in desired.counts.items():
         if name not in state.counts:
-            yield table.counting_set(name, MARK_KEY, data=_HOP_OF.get(next(map(len, marks.values()), 0)))
+            hop = _HOP_OF.get(next(map(len, marks.values()), 0))
+            yield table.counting_set(name, MARK_KEY, data=hop, size=capacity_of(name))
         yield from table.add_elements(name, _elements(marks, marks.keys() - state.counts.get(name, {}).keys()))
     for name, mark_of in desired.maps.items():
         if name not in state.maps:

@@ -156,9 +156,9 @@ class Table:
             body += nested(9, be32(1, size))
         return self.message(NEWSET, CREATE, body, f"adding set {name}")
 
-    def counting_set(self, name: str, key: KeyType, *, data: KeyType | None = None) -> Message:
+    def counting_set(self, name: str, key: KeyType, *, data: KeyType | None = None, size: int = 0) -> Message:
         """A set, or a map to `data`, whose elements count the packets that were looked up."""
-        made = self.set(name, key, data=data)
+        made = self.set(name, key, data=data, size=size)
         return Message(made.kind, made.flags, made.body + nested(17, counter()), made.what)
 
     def delete_set(self, name: str) -> Message:
@@ -305,6 +305,11 @@ def pair(key: bytes, data: bytes) -> bytes:
     return nested(1, value(1, key), value(2, data))
 
 
+def dispatch(key: bytes, chain: str) -> bytes:
+    """An element of a map to chains."""
+    return nested(1, value(1, key), verdict_data(2, Verdict.GOTO, chain))
+
+
 def interval_elements(ranges: Sequence[tuple[int, int]], length: int) -> list[bytes]:
     """Elements of an interval set of `length`-byte keys; `ranges` (first, last) are sorted and do not touch."""
     made = []
@@ -318,7 +323,7 @@ def dispatch_elements(ranges: Sequence[tuple[int, int, str]], length: int) -> li
     """Elements of an interval map to chains: (first, last, chain), sorted, not overlapping."""
     made = []
     for first, last, chain in ranges:
-        made.append(nested(1, value(1, first.to_bytes(length, "big")), verdict_data(2, Verdict.GOTO, chain)))
+        made.append(dispatch(first.to_bytes(length, "big"), chain))
         made += _end(last, length)
     return made
 

@@ -68,11 +68,13 @@ class Effort:
 
     rounds: int
     frames: int
+    connection_rounds: int
+    """More: of a connection the gateways are a small part, so what they cost is less sure after a round."""
     connections: int
 
 
-QUICK: Final = Effort(rounds=3, frames=4_000, connections=200)
-FULL: Final = Effort(rounds=25, frames=40_000, connections=2_000)
+QUICK: Final = Effort(rounds=3, frames=4_000, connection_rounds=3, connections=200)
+FULL: Final = Effort(rounds=25, frames=40_000, connection_rounds=75, connections=2_000)
 
 
 def run(quick: bool) -> Report:
@@ -85,7 +87,7 @@ def run(quick: bool) -> Report:
         load = Load.compile(Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-"))))
         exits.callback(load.close)
         frames = _measure(_frame_ways(exits, load), effort.rounds, effort.frames)
-        connections = _measure(_connection_ways(exits, load), effort.rounds, effort.connections)
+        connections = _measure(_connection_ways(exits, load), effort.connection_rounds, effort.connections)
     shares = {name: costs - frames["drop"] for name, costs in frames.items()}
     rows = [_row(name, "frame", frames[name], share / shares["kernel"], share) for name, share in shares.items()]
     rows += [_row(name, "connection", costs, costs / connections["kernel"]) for name, costs in connections.items()]

@@ -97,7 +97,6 @@ class Lab:
                     *self._addresses("net1", f"{target_address(n, 4)}/24", f"{target_address(n, 6)}/64"),
                 ],
             )
-        self._gateway_mac = self.mac_of(self.gateway, "ext0")
 
     @staticmethod
     def _addresses(interface: str, *addresses: str) -> list[str]:
@@ -109,13 +108,15 @@ class Lab:
         (link,) = json.loads(run_in(namespace, ["ip", "-json", "link", "show", "dev", interface]))
         return bytes.fromhex(link["address"].replace(":", ""))
 
-    def send(self, packets: Iterable[bytes]) -> None:
-        """Sends IP packets from outside to the gateway, each in one frame."""
+    def send(self, packets: Iterable[bytes], target: int | None = None) -> None:
+        """Sends IP packets from outside, or from a target, to the gateway, each in one frame."""
         mine = bytes.fromhex("020000000001")
-        with within(self.outside, lambda: raw_socket("ext0")) as wire:
+        namespace, interface = (self.outside, "ext0") if target is None else (self.targets[target], "net1")
+        mac = self.mac_of(self.gateway, interface)
+        with within(namespace, lambda: raw_socket(interface)) as wire:
             for packet in packets:
                 kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
-                wire.send(self._gateway_mac + mine + kind + packet)
+                wire.send(mac + mine + kind + packet)
 
     def capture(self) -> Capture:
         """Listens on every target's ``net1`` from now on."""

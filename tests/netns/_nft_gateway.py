@@ -93,10 +93,10 @@ def expected_targets(forwarding: Forwarding, packets: Sequence[Packet]) -> dict[
     return found
 
 
-def placed(lab: Lab, wires: Iterable[bytes], expected: dict[int, int]) -> None:
-    """Sends packets and asserts that each arrives at its target, once, and nothing else arrives anywhere."""
+def placed(lab: Lab, wires: Iterable[bytes], expected: dict[int, int], *, sender: int | None = None) -> None:
+    """Sends packets, from outside or from a target, and asserts that each arrives at its target, once, and nothing else anywhere."""
     with lab.capture() as capture:
-        lab.send(wires)
+        lab.send(wires, sender)
         arrived = [(number_in(frame.data), frame.target) for frame in capture.collect(len(expected), is_marked)]
         arrived += [(number_in(f.data), f.target) for f in capture.collect(1, is_marked, deadline_s=0.05)]
     wrong = {(n, target, expected.get(n)) for n, target in arrived if expected.get(n) != target}

@@ -148,6 +148,38 @@ def test_marks_are_kept_and_go_with_their_targets(gateway: Gateway) -> None:
     assert len(set(marks().values())) == 8
 
 
+def test_counts_go_on_when_a_flow_has_more_targets_than_its_set_has_room_for(
+    gateway: Gateway, rng: random.Random
+) -> None:
+    forwarding = simple()
+    packets = [client_packet(rng, 4, protocol=rng.choice((L4Protocol.TCP, None))) for _ in range(200)]
+    expected = expected_targets(forwarding, packets)
+    gateway.apply(forwarding)
+    placed(gateway.lab, (build(packet, n) for n, packet in enumerate(packets)), expected)
+    before = {key: packets for key, packets in gateway.counts().items() if packets}
+    assert sum(before.values()) == 200
+    for targets in (range(30), range(4), range(200), range(4)):
+        gateway.apply(simple(targets))
+        assert {key: packets for key, packets in gateway.counts().items() if packets} == before
+    placed(gateway.lab, (build(packet, n) for n, packet in enumerate(packets)), expected)
+    assert {key: packets for key, packets in gateway.counts().items() if packets} == {
+        k: 2 * n for k, n in before.items()
+    }
+
+
+def test_a_mark_that_comes_to_another_target_begins_to_count_anew(gateway: Gateway, rng: random.Random) -> None:
+    forwarding = simple((0,))
+    packets = [client_packet(rng, 4, protocol=L4Protocol.UDP) for _ in range(50)]
+    gateway.apply(forwarding)
+    placed(gateway.lab, (build(packet, n) for n, packet in enumerate(packets)), dict.fromkeys(range(50), 0))
+    gateway.apply(simple(range(30)))
+    assert gateway.counts()["route", target_address(0, 4)] == 50
+    gateway.apply(simple((2,)))
+    gateway.apply(simple((1,)))
+    gateway.apply(simple((1, 3)))
+    assert not any(gateway.counts().values())
+
+
 def test_where_packets_under_way_cannot_be_awaited_the_next_change_cleans_up(
     gateway: Gateway, rng: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,8 @@ import pytest
 from core.model import L4Protocol
 from live.dataplane import nft_expressions as nft
 from live.dataplane.nft import TABLE
+from live.dataplane.nft_counts import COUNTS
 from live.dataplane.nft_features import Features
-from live.dataplane.nft_program import COUNTS
 from live.dataplane.nft_wire import INET, NETDEV, NftSocket
 from sim.net.namespaces import within
 from tests.netns._lab import Lab
@@ -47,6 +47,23 @@ def test_whole_packets_take_the_short_way_and_fragments_the_long_one(gateway: Ga
     assert (counted(gateway, NETDEV), counted(gateway, INET)) == (100, 0)
     placed(gateway.lab, (wire for n, packet in enumerate(packets) for wire in fragments(packet, n)), expected)
     assert (counted(gateway, NETDEV), counted(gateway, INET)) == (100, 100)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_comes_from_where_targets_are_takes_the_long_way_unless_they_are_everywhere(
+    gateway: Gateway, version: int
+) -> None:
+    draw = random.Random(version)
+    forwarding = simple()
+    packets = [client_packet(draw, version, protocol=L4Protocol.UDP) for _ in range(100)]
+    expected = {n: target for n, target in expected_targets(forwarding, packets).items() if target != 3}
+    wires = [build(packets[n], n) for n in expected]
+    gateway.apply(forwarding)
+    placed(gateway.lab, wires, expected, sender=3)
+    assert (counted(gateway, NETDEV), counted(gateway, INET)) == (0, len(wires))
+    gateway.apply(forwarding, interfaces=["net1"])
+    placed(gateway.lab, wires, expected, sender=3)
+    assert (counted(gateway, NETDEV), counted(gateway, INET)) == (len(wires), len(wires))
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from core.errors import DataplaneError
 from core.lb.forwarding import Backend, Flow, Pool, Target, pool_table
 from core.model import ANY_PORT, L4Protocol, PortRange
+from live.dataplane.nft_counts import count_sets
 from live.dataplane.nft_maps import assign, marks_of
-from live.dataplane.nft_program import Destination, Program, compile_program, count_name, flow_key
+from live.dataplane.nft_program import Destination, Program, compile_program, flow_key
 from live.dataplane.nft_ranges import cut, merged
 from live.dataplane.nft_tables import Desired, Plan, State, transactions
 from live.dataplane.nft_wire import DELSETELEM, NEWSETELEM, Marks, Table
@@ -67,10 +68,14 @@ def flow(name: str, **more: Any) -> Flow:
     return Flow(name=name, **(usual | more))
 
 
+def counts_of(flow: Flow) -> str:
+    """Its only counting set."""
+    key = flow_key(flow)
+    return count_sets({}, {key: ()})[key]
+
+
 def compiled(*flows: Flow, bucket_map: str = "pool-0") -> Program:
-    destinations = {
-        flow_key(f): Destination(bucket_map=bucket_map, table_size=11, counts=count_name(flow_key(f))) for f in flows
-    }
+    destinations = {flow_key(f): Destination(bucket_map=bucket_map, table_size=11, counts=counts_of(f)) for f in flows}
     return compile_program(flows, destinations, interfaces=("net1",), seed=1, reject_mark=9)
 
 
@@ -138,7 +143,7 @@ def test_a_table_gets_the_map_that_is_most_like_it() -> None:
 
 def desired(marks: Marks, state: State, capacity_bytes: int = 1 << 30) -> Desired:
     maps, _ = state.place({"pool": marks}, capacity_bytes)
-    return Desired(compiled(flow("f"), bucket_map=next(iter(maps))), maps, {count_name(flow_key(flow("f"))): {1: b""}})
+    return Desired(compiled(flow("f"), bucket_map=next(iter(maps))), maps, {counts_of(flow("f")): {1: b""}})
 
 
 def test_a_change_sends_only_the_buckets_that_changed() -> None:
@@ -168,3 +173,16 @@ def test_small_transactions_add_first_switch_at_once_and_delete_last() -> None:
     assert {message.what.split()[1] for part in plan.deletions for message in part} == {"deleting"}
     assert any("rules of chain prerouting" in message.what for message in plan.switch)
     assert sum(len(message.body) + 16 for message in plan.switch) < capacity_bytes
+
+
+def test_single_values_are_found_by_their_hash_and_ranges_as_intervals() -> None:
+    hosts = [flow(f"f{n}", destinations=(ip_network(f"20.0.{n}.1"),)) for n in range(9)]
+    wide = [*hosts, flow("wide", destinations=(ip_network("20.1.0.0/30"),))]
+    for flows, intervals in ((hosts, False), (wide, True)):
+        sets = compiled(*flows).sets
+        assert {content.intervals for name, content in sets.items() if name.startswith(("vips", "by-dest"))} == {
+            intervals
+        }
+    dispatch = next(content for name, content in compiled(*hosts).sets.items() if name.startswith("by-dest"))
+    assert dispatch.verdicts
+    assert len(dispatch.elements) == 9
