@@ -228,6 +228,10 @@ def _switch(table: Table, state: State, desired: Desired) -> Iterator[Message]:
             yield table.delete_rules(chain)
             for rule in rules:
                 yield table.rule(chain, rule)
+    # Frames that still come to an interface that is left go the way of all others.
+    for chain in state.chains - base.keys():
+        if chain.startswith(INGRESS):
+            yield table.delete_rules(chain)
 
 
 def _deletions(table: Table, state: State, desired: Desired) -> Iterator[Message]:

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 
-from core.lb.forwarding import Forwarding
+from core.lb.forwarding import Forwarding, Target
 from core.model import Address, L4Protocol
 from live.dataplane import nft
 from live.dataplane.nft import NftDataplane
@@ -193,6 +193,22 @@ def test_where_packets_under_way_cannot_be_awaited_the_next_change_cleans_up(
     assert len(clean[-1]) < len(litter[-1])
     gateway.apply(simple(range(3)))
     assert tables(gateway.lab) == clean
+
+
+def test_an_interface_that_leaves_the_short_way_does_so_with_the_change(
+    gateway: Gateway, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All targets move to where the packets come from. What goes later, because packets are under way, leads nobody to the old ones."""
+    before = simple()
+    packets = [client_packet(rng, 4, protocol=L4Protocol.UDP) for _ in range(50)]
+    wires = [build(packet, n) for n, packet in enumerate(packets)]
+    gateway.apply(before)
+    placed(gateway.lab, wires, expected_targets(before, packets))
+    monkeypatch.setattr(nft, "wait_for_packets_under_way", lambda: False)
+    outside = Target(service="default/a", slot=9, address=ip_address("10.1.0.9"), pod="a-9")
+    backend = replace(before.pools[0].backends[0], targets=(outside,))
+    gateway.apply(Forwarding(flows=before.flows[:1], pools=(replace(before.pools[0], backends=(backend,)),)))
+    placed(gateway.lab, wires, {})
 
 
 def test_flows_change_under_traffic_without_loss(gateway: Gateway, rng: random.Random) -> None:
