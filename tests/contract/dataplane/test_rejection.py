@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,15 +14,16 @@ from functools import partial
 
 import pytest
 
-from core.lb.forwarding import Forwarding
-from core.model import L4Protocol, PortRange
+from core.lb.forwarding import Backend, Forwarding, Pool, Target
+from core.model import Address, L4Protocol, PortRange
 from tests.contract.dataplane.conftest import Plane
 from tests.contract.dataplane.packets import fates, random_packet, sent
 from tests.contract.dataplane.sets import CLIENTS, VIP, flow, pool
-from tests.contract.dataplane.world import VIP_NETWORKS, World
+from tests.contract.dataplane.world import VIP_NETWORKS, World, target_address
 
 PACKETS = 1200
 SILENCE_S = 0.3
+DEADLINE_S = 20.0
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -85,3 +89,31 @@ def test_clients_are_refused_at_once_or_hear_nothing(plane: Plane, gateway_world
     assert not [
         frame.hex() for frame in gateway_world.exchange([]).primary if VIP[version].network_address.packed in frame
     ]
+
+
+def neighbour_state(address: Address) -> str:
+    """Of the calling thread's namespace; empty without one."""
+    listed = subprocess.check_output(["ip", "-json", "neighbour", "show", "to", str(address)], text=True)
+    return " ".join(state for entry in json.loads(listed) for state in entry["state"])
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_target_that_answers_no_question_for_it_is_silence(plane: Plane, gateway_world: World, version: int) -> None:
+    """Also when the kernel has given up asking: a client that were told "host unreachable" would take the VIP for gone."""
+    nobody = Target(service="default/service", slot=0, address=target_address(0, version) + 7, pod="nobody")
+    backend = Backend(service="default/service", weight=1, targets=(nobody,))
+    plane.apply(
+        Forwarding(
+            flows=(flow("flow", [VIP[version]]),), pools=(Pool(name="pool", version=version, backends=(backend,)),)
+        )
+    )
+    # Else it gives up after three seconds.
+    gateway_world.gateway.sysctl(**{f"net__ipv{version}__neigh__t0__retrans_time_ms": "50"})
+    state, deadline_s = "", time.monotonic() + DEADLINE_S
+    with way_to_the_vip(gateway_world, version):
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            assert gateway_world.client.run(partial(attempt, version, kind, 80)) == "silence"
+        while state != "FAILED":
+            assert time.monotonic() < deadline_s, f"the kernel goes on asking: {state}"
+            state = gateway_world.gateway.run(partial(neighbour_state, nobody.address))
+            assert gateway_world.client.run(partial(attempt, version, socket.SOCK_DGRAM, 80)) == "silence"
