@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +15,9 @@ GATEWAY_PRIORITY: Final = 20100
 
 
 class KernelPolicyRoutes:
-    """`core.ports.PolicyRoutes`: ``from VIP lookup table`` for every VIP, and below the routes that BIRD puts into the table a
-    blackhole, so that without BGP the packets of a VIP go nowhere instead of to the primary network.
+    """`core.ports.PolicyRoutes`: ``from VIP lookup table`` for every VIP (for neighbours together: each reply walks through the list),
+    and below the routes that BIRD puts into the table a blackhole, so that without BGP the packets of a VIP go nowhere instead of to
+    the primary network.
 
     Rules of this priority and this table that carry our protocol number are ours; so are the blackholes. Everything else stays.
     """
@@ -41,7 +43,10 @@ class KernelPolicyRoutes:
             kernel.apply(self._difference(kernel, frozenset()))
 
     def _difference(self, kernel: RouteSocket, vips: frozenset[Prefix]) -> Change:
-        rules = {RuleSpec(version=vip.version, priority=self._priority, table=self._table, source=vip) for vip in vips}
+        rules = {
+            RuleSpec(version=source.version, priority=self._priority, table=self._table, source=source)
+            for source in joined(vips)
+        }
         there = {r for r in kernel.rules() if r.priority == self._priority and r.table == self._table}
         last = {last_resort(self._table, version) for version in (4, 6)} if vips else set()
         last_there = {r for r in kernel.routes(self._table) if r.kind is RouteKind.BLACKHOLE}
@@ -51,6 +56,13 @@ class KernelPolicyRoutes:
             old_rules=tuple(sorted(there - rules, key=str)),
             old_routes=tuple(last_there - last),
         )
+
+
+def joined(prefixes: Collection[Prefix]) -> frozenset[Prefix]:
+    """The fewest prefixes that have the same addresses."""
+    fours = collapse_addresses(prefix for prefix in prefixes if isinstance(prefix, IPv4Network))
+    sixes = collapse_addresses(prefix for prefix in prefixes if isinstance(prefix, IPv6Network))
+    return frozenset((*fours, *sixes))
 
 
 def last_resort(table: int, version: int) -> RouteSpec:

@@ -23,7 +23,7 @@ from live.dataplane import fence, tc_slow
 from live.dataplane.fence import OWN_TABLE
 from live.dataplane.nft_marks import _PRIORITIES as MARKS
 from live.podnet import FORMER_PRIORITY, POD_PRIORITY, POD_TABLE
-from live.routes import GATEWAY_PRIORITY, GATEWAY_TABLE
+from live.routes import GATEWAY_PRIORITY, GATEWAY_TABLE, joined
 from live.rtnetlink import RouteKind, RouteSocket, RuleSpec
 from scenarios.convergence import View
 from sim.net.namespaces import run_in, within
@@ -127,7 +127,7 @@ def _gateway_kernel(world: World, pod: Pod, planned: GatewayPlan) -> Iterator[st
         own = {route.destination for route in kernel.routes(OWN_TABLE)}
     balanced = {vip for flow in planned.forwarding.flows for vip in flow.destinations}
     yield from _unlike(who, "VIPs for what the pod itself sends", own, balanced)
-    wanted = {_reply_rule(vip, GATEWAY_PRIORITY, GATEWAY_TABLE) for vip in planned.vips}
+    wanted = {_reply_rule(vip, GATEWAY_PRIORITY, GATEWAY_TABLE) for vip in joined(planned.vips)}
     yield from _unlike(who, "rules", {r for r in rules if r.priority == GATEWAY_PRIORITY}, wanted)
     for version in (4, 6):
         peers = {p.address for p in planned.peers if p.address.version == version}

@@ -92,6 +92,21 @@ def test_apply_changes_only_what_differs(gateway: Path) -> None:
     assert sources == {(vip, GATEWAY_TABLE, GATEWAY_PRIORITY) for vip in VIPS[2:]}
 
 
+def test_vips_beside_each_other_share_a_rule_and_no_other_address_gets_one(gateway: Path) -> None:
+    policy = KernelPolicyRoutes(netns=gateway)
+    vips = [ip_network(f"20.0.{n // 256}.{n % 256}") for n in range(2000)]
+    policy.apply([*vips, ip_network("2000::")])
+    sources = {str(rule.source) for rule in inside(gateway, rules)}
+    assert sources == {
+        *("20.0.0.0/22", "20.0.4.0/23", "20.0.6.0/24", "20.0.7.0/25", "20.0.7.128/26", "20.0.7.192/28", "2000::/128")
+    }
+    del vips[5]
+    policy.apply(vips)
+    found = [rule.source for rule in inside(gateway, rules)]
+    assert sum(source.num_addresses for source in found) == 1999
+    assert not any(ip_address("20.0.0.5") in source for source in found)
+
+
 def rules() -> list[Any]:
     with RouteSocket() as kernel:
         return kernel.rules()
