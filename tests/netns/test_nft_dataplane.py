@@ -6,7 +6,7 @@ import random
 import socket
 from collections import Counter
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import assert_never
 
@@ -114,6 +114,42 @@ def test_the_classifier_agrees_with_the_oracle(gateway: Gateway, rng: random.Ran
         )
         assert unmatched(gateway) - before == fates["dropped"] - outside_all_vips
         assert expected or flows == 3
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_routes_of_single_addresses_and_ports(gateway: Gateway, version: int) -> None:
+    """What the kernel finds by hash; random routes have ranges, which it finds otherwise."""
+    draw = random.Random(version)
+    vips = [ip_address(VIP[version]) + 2 * n for n in range(12)]
+    ports = [53, 80, 443, 5000, 8080, 65535]
+    forwarding = Forwarding(
+        flows=tuple(
+            flow(
+                f"route-{vip}-{port}",
+                version,
+                pool=f"pool-{draw.randrange(3)}",
+                destinations=(ip_network(vip),),
+                destination_ports=(PortRange(first=port, last=port),),
+            )
+            for vip in vips
+            for port in ports
+        ),
+        pools=tuple(pool(f"pool-{n}", version, targets) for n, targets in enumerate(((0, 1), (1, 2, 3), (3,)))),
+    )
+    gateway.apply(forwarding)
+    packets = [
+        client_packet(
+            draw,
+            version,
+            protocol=draw.choice(tuple(L4Protocol)),
+            destination=draw.choice(vips) + draw.choice((0, 0, 0, 1)),
+            destination_port=draw.choice((*ports, 81)),
+        )
+        for _ in range(600)
+    ]
+    expected = expected_targets(forwarding, packets)
+    assert 300 < len(expected) < 500
+    placed(gateway.lab, (build(packet, n) for n, packet in enumerate(packets)), expected)
 
 
 @pytest.mark.parametrize("version", [4, 6])
