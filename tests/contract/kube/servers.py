@@ -142,7 +142,8 @@ def real(binaries: Path, folder: Path) -> Iterator[Server]:
     def start(command: list[str]) -> None:
         name = Path(command[0]).name
         with (folder / f"{name}.log").open("ab") as log:
-            started[name] = subprocess.Popen(command, stdout=log, stderr=log)
+            # It goes with these tests, however they end.
+            started[name] = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdout=log, stderr=log)
 
     def start_apiserver() -> None:
         start(apiserver)
