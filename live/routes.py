@@ -59,10 +59,11 @@ class KernelPolicyRoutes:
 
 
 def joined(prefixes: Collection[Prefix]) -> frozenset[Prefix]:
-    """The fewest prefixes that have the same addresses."""
+    """The fewest prefixes that have the same addresses, but two for all addresses: the kernel keeps no rule from a /0."""
     fours = collapse_addresses(prefix for prefix in prefixes if isinstance(prefix, IPv4Network))
     sixes = collapse_addresses(prefix for prefix in prefixes if isinstance(prefix, IPv6Network))
-    return frozenset((*fours, *sixes))
+    fewest: tuple[Prefix, ...] = (*fours, *sixes)
+    return frozenset(part for prefix in fewest for part in (prefix.subnets() if prefix.prefixlen == 0 else (prefix,)))
 
 
 def last_resort(table: int, version: int) -> RouteSpec:

@@ -33,7 +33,7 @@ from live.dataplane.egress import Link, links
 from live.dataplane.fence import Fence
 from live.dataplane.grace import wait_for_packets_under_way
 from live.dataplane.loop import Loop
-from live.dataplane.nft_counts import COUNTS, count_sets, flow_of
+from live.dataplane.nft_counts import COUNTS, count_sets, counts_of, flow_of
 from live.dataplane.nft_expressions import intercepted
 from live.dataplane.nft_fast import compile_fast
 from live.dataplane.nft_features import Features, features
@@ -50,6 +50,8 @@ TABLE: Final = "tidegate"
 OWN: Final = Loop("tg-own0", "tg-own1")
 """What this host itself sends to a VIP comes in at its peer (live.dataplane.fence)."""
 _OWN_MTU_BYTES: Final = 1500
+_LEAST_MTU_BYTES: Final = {4: 68, 6: 1280}
+"""RFC 791, RFC 8200 section 5."""
 
 
 class NftDataplane:
@@ -70,8 +72,6 @@ class NftDataplane:
         self._indices: Mapping[str, int] = {}
         self._features: Features | None = None
         self._flows: dict[str, Flow] = {}
-        self._outgrown: dict[tuple[str, int], tuple[int, int]] = {}
-        """(packets, bytes) by flow and mark in sets that had no room for more targets."""
         self._fence = Fence()
         self._own: tuple[Link, Link] | None = None
         self._forwarding: Forwarding | None = None
@@ -115,10 +115,8 @@ class NftDataplane:
                 kernel.commit(messages)
             # Otherwise what is too much stays until the next change finds it.
             if wait_for_packets_under_way():
-                outgrown = self._counted_before(kernel, wanted)
                 for messages in plan.deletions:
                     kernel.commit(messages)
-                self._outgrown = outgrown
                 self._marks.release(routes, marks)
                 self._states = {table.family: desired.state() for table, _, desired in wanted}
             self._fence.narrow(vips, interfaces)
@@ -145,43 +143,25 @@ class NftDataplane:
         desired_fast = _desired_fast(forwarding, tables, self._marks.hops(), interfaces[:-1], fast, room_bytes)
         return [(self._table, state, desired), (self._fast, fast, desired_fast)]
 
-    def _counted_before(
-        self, kernel: NftSocket, wanted: Sequence[tuple[Table, State, Desired]]
-    ) -> dict[tuple[str, int], tuple[int, int]]:
-        """What is known of sets that flows have outgrown, with those that are about to go."""
-        in_use = {
-            (flow_of(name), mark)
-            for _, _, desired in wanted
-            for name, marks in desired.counts.items()
-            for mark in marks
-        }
-        found = Counter({key: packets for key, (packets, _) in self._outgrown.items()})
-        octets = Counter({key: length_bytes for key, (_, length_bytes) in self._outgrown.items()})
-        for table, state, desired in wanted:
-            for name in state.counts.keys() - desired.counts.keys():
-                for mark, (packets, length_bytes) in _counts(kernel, table, name).items():
-                    found[flow_of(name), mark] += packets
-                    octets[flow_of(name), mark] += length_bytes
-        return {key: (packets, octets[key]) for key, packets in found.items() if key in in_use}
-
     def counters(self) -> Sequence[FlowCounter]:
         """See `core.ports.Dataplane`: for each flow and target of the last `apply`, since the target joined the flow."""
+        flows = self._flows
         with NftSocket() as kernel:
             targets: dict[int, Address | None] = {mark: target for target, mark in self._marks.marks().items()}
             targets[REJECT_MARK] = None
             counted: Counter[tuple[str, Address | None]] = Counter()
             octets: Counter[tuple[str, Address | None]] = Counter()
             found = [
-                ((key, mark), numbers)
+                (flows[key].name, mark, numbers)
                 for table in (self._table, self._fast)
                 for name in kernel.sets(table.name, table.family)
-                if name.startswith(COUNTS) and (key := flow_of(name)) in self._flows
+                if name.startswith(COUNTS) and (key := flow_of(name)) in flows
                 for mark, numbers in _counts(kernel, table, name).items()
             ]
-            for (key, mark), (packets, length_bytes) in (*found, *self._outgrown.items()):
-                if mark in targets and key in self._flows:
-                    counted[self._flows[key].name, targets[mark]] += packets
-                    octets[self._flows[key].name, targets[mark]] += length_bytes
+            for flow, mark, (packets, length_bytes) in found:
+                if mark in targets:
+                    counted[flow, targets[mark]] += packets
+                    octets[flow, targets[mark]] += length_bytes
         return [
             FlowCounter(flow=name, target=target, packets=packets, bytes=octets[name, target])
             for (name, target), packets in counted.items()
@@ -203,7 +183,7 @@ class NftDataplane:
         self._fence.remove()
         OWN.remove()
         self._states, self._own, self._surroundings = {}, None, None
-        self._flows, self._outgrown = {}, {}
+        self._flows = {}
 
 
 def probe() -> str | None:
@@ -255,7 +235,7 @@ def _desired(
         reject_mark=REJECT_MARK,
         defragment=defragment,
     )
-    return Desired(program, maps, {sets[key]: marks for key, marks in counted.items()})
+    return Desired(program, maps, counts_of(state.counts, counted, sets))
 
 
 def _desired_fast(
@@ -286,9 +266,8 @@ def _desired_fast(
     mtu_bytes = _narrowest(used, there)
     program = compile_fast(forwarding.flows, destinations, seed=forwarding.seed, mtu_bytes=mtu_bytes)
     with_targets = {index for _, index in used}
-    outer = [name for name in interfaces if there[name].index not in with_targets]
-    counts = {sets[key]: known for key, known in counted.items() if known}
-    return Desired(program, maps, counts, tuple(outer or interfaces))
+    outer = [name for name in interfaces if name in there and there[name].index not in with_targets]
+    return Desired(program, maps, counts_of(state.counts, counted, sets), tuple(outer or interfaces))
 
 
 def _destinations(
@@ -304,10 +283,11 @@ def _destinations(
 
 
 def _narrowest(hops: set[tuple[Address, int]], there: Mapping[str, Link]) -> dict[int, int]:
-    """The least MTU on the way to any of them, by IP version."""
+    """The least MTU on the way to any of them, by IP version; without those of which no network may have so small a one."""
     mtu_of = {link.index: link.mtu_bytes for link in there.values()}
     versions = sorted({address.version for address, _ in hops})
-    return {v: min(mtu_of.get(index, 0) for address, index in hops if address.version == v) for v in versions}
+    narrowest = {v: min(mtu_of.get(index, 0) for address, index in hops if address.version == v) for v in versions}
+    return {version: mtu_bytes for version, mtu_bytes in narrowest.items() if mtu_bytes >= _LEAST_MTU_BYTES[version]}
 
 
 def _counts(kernel: NftSocket, table: Table, name: str) -> dict[int, tuple[int, int]]:

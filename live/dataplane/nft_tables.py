@@ -51,6 +51,8 @@ class State:
     counts: Mapping[str, Counted] = field(default_factory=dict)
     """Marks by the name of the set that counts them."""
     base: Mapping[str, tuple[bytes, ...]] | None = None
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    """How many rules a chain has, or elements a set, that somebody else made: who was interrupted left some of them unfinished."""
 
     def place(self, tables: Mapping[str, Marks], capacity_bytes: int) -> tuple[dict[str, Marks], dict[str, str]]:
         """(content by map name, map name by pool) for the table of each pool; pools that reject everything need no map.
@@ -128,9 +130,10 @@ def load(kernel: NftSocket, table: Table) -> State:
         for name in sets
         if name.startswith(COUNTS)
     }
-    return State(
-        chains=frozenset(chains), sets=frozenset(sets.keys() - maps.keys() - counts.keys()), maps=maps, counts=counts
-    )
+    others = frozenset(sets.keys() - maps.keys() - counts.keys())
+    lengths = dict.fromkeys(chains, 0) | kernel.rules(*where)
+    lengths |= {name: kernel.length(table.name, name, table.family) for name in others}
+    return State(chains=frozenset(chains), sets=others, maps=maps, counts=counts, lengths=lengths)
 
 
 def unmatched_counts(kernel: NftSocket, table: Table) -> tuple[int, int]:
@@ -177,21 +180,35 @@ def together(plans: Iterable[Plan]) -> Plan:
 
 
 def _additions(table: Table, state: State, desired: Desired) -> Iterator[Message]:
-    program = desired.program
-    new_chains = [name for name in program.chains if name not in state.chains]
+    chains = desired.program.chains
+    new = [name for name in chains if name not in state.chains]
+    unfinished = [name for name, rules in chains.items() if state.lengths.get(name, len(rules)) != len(rules)]
     if not state.chains:
         yield table.create()
     for name in desired.base.keys() - state.chains:
         yield _base_chain(table, name)
-    if UNMATCHED in desired.state().sets - state.sets:
-        yield table.counting_set(UNMATCHED, FAMILY_KEY)
-        yield from table.add_elements(UNMATCHED, [element(key) for key in _FAMILY_KEYS])
-    for name in new_chains:
+    for name in new:
         yield table.chain(name)
-    for name, content in program.sets.items():
+    yield from _added_sets(table, state, desired)
+    for name in unfinished:
+        yield table.delete_rules(name)
+    for name in (*new, *unfinished):
+        for rule in chains[name]:
+            yield table.rule(name, rule)
+
+
+def _added_sets(table: Table, state: State, desired: Desired) -> Iterator[Message]:
+    if UNMATCHED in desired.state().sets:
+        if UNMATCHED not in state.sets:
+            yield table.counting_set(UNMATCHED, FAMILY_KEY)
+        if state.base is None:
+            yield from table.add_elements(UNMATCHED, [element(key) for key in _FAMILY_KEYS])
+    for name, content in desired.program.sets.items():
+        whole = len(content.elements)
         if name not in state.sets:
-            flags, size = (INTERVAL, 0) if content.intervals else (0, len(content.elements))
+            flags, size = (INTERVAL, 0) if content.intervals else (0, whole)
             yield table.set(name, content.key, flags=flags, verdicts=content.verdicts, size=size)
+        if name not in state.sets or state.lengths.get(name, whole) != whole:
             yield from table.add_elements(name, content.elements)
     for name, marks in desired.counts.items():
         if name not in state.counts:
@@ -203,9 +220,6 @@ def _additions(table: Table, state: State, desired: Desired) -> Iterator[Message
             yield table.set(name, MARK_KEY, data=MARK_KEY, size=len(mark_of))
             buckets = np.flatnonzero(mark_of).astype(np.uint32)
             yield from table.add_pairs(name, buckets, mark_of[buckets])
-    for name in new_chains:
-        for rule in program.chains[name]:
-            yield table.rule(name, rule)
 
 
 def _switch(table: Table, state: State, desired: Desired) -> Iterator[Message]:

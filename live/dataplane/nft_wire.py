@@ -9,6 +9,7 @@ Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h; net/netfilter/
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -230,6 +231,14 @@ class NftSocket:
             string(values[2]): int.from_bytes(attributes(values.get(9, b"")).get(1, b""), "big")
             for values in self._list(GETSET, table, "listing sets", family)
         }
+
+    def rules(self, table: str, family: int = INET) -> Counter[str]:
+        """How many rules each chain of a table has."""
+        return Counter(string(values[2]) for values in self._list(GETRULE, table, "listing rules", family))
+
+    def length(self, table: str, name: str, family: int = INET) -> int:
+        """How many elements a set or map has, ends of intervals included."""
+        return sum(1 for chunk in self._element_lists(table, name, family) for _ in each_attribute(chunk))
 
     def _list(self, kind: int, table: str, what: str, family: int = INET) -> list[dict[int, bytes]]:
         message = Table(table, family).message(kind, 0, text(1, table), what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 import threading
@@ -17,6 +18,8 @@ from core.lb.forwarding import Forwarding, Target
 from core.model import Address, L4Protocol
 from live.dataplane import nft
 from live.dataplane.nft import NftDataplane
+from live.dataplane.nft_wire import NftSocket
+from live.netlink import Message, NetlinkError
 from sim.net.namespaces import run_in, within
 from tests.netns._lab import DEADLINE_S, Lab, target_address
 from tests.netns._nft_gateway import (
@@ -165,6 +168,53 @@ def test_counts_go_on_when_a_flow_has_more_targets_than_its_set_has_room_for(
     assert {key: packets for key, packets in gateway.counts().items() if packets} == {
         k: 2 * n for k, n in before.items()
     }
+
+
+def test_counts_of_an_outgrown_set_survive_the_agent(gateway: Gateway, rng: random.Random) -> None:
+    forwarding = simple()
+    packets = [client_packet(rng, 4, protocol=L4Protocol.UDP) for _ in range(100)]
+    gateway.apply(forwarding)
+    placed(gateway.lab, (build(p, n) for n, p in enumerate(packets)), expected_targets(forwarding, packets))
+    before = gateway.counts()
+    gateway.apply(simple(range(30)))
+    successor = Gateway(gateway.lab)
+    successor.apply(simple(range(30)))
+    assert {key: packets for key, packets in successor.counts().items() if packets} == {
+        key: packets for key, packets in before.items() if packets
+    }
+
+
+@pytest.mark.parametrize("ends_after", [1, 3, 6, 10])
+def test_what_an_interrupted_agent_left_unfinished_is_finished(
+    gateway: Gateway, rng: random.Random, monkeypatch: pytest.MonkeyPatch, ends_after: int
+) -> None:
+    """A user without privileges has small transactions, of which each change takes many; after so many the kernel refuses the next."""
+    forwarding = random_forwarding(rng, 60)
+    packets = []
+    for version in (4, 6):
+        vips = ip_network("20.0.0.0/30" if version == 4 else "2000::/126")
+        packets += [
+            client_packet(rng, version, destination=vips[rng.randrange(4)], destination_port=rng.randrange(3999, 4504))
+            for _ in range(300)
+        ]
+    commit, committed = NftSocket.commit, 0
+
+    def fail(kernel: NftSocket, messages: Sequence[Message], *, only_check: bool = False) -> None:
+        nonlocal committed
+        committed += not only_check
+        if committed > ends_after:
+            raise NetlinkError("nft: no more", errno.ENOMEM)
+        commit(kernel, messages, only_check=only_check)
+
+    monkeypatch.setattr(NftSocket, "commit", fail)
+    small = Gateway(gateway.lab, NftDataplane(reply_table=MAIN_TABLE, transaction_bytes=30_000))
+    with pytest.raises(NetlinkError):
+        small.apply(forwarding)
+    monkeypatch.undo()
+    Gateway(gateway.lab, NftDataplane(reply_table=MAIN_TABLE, transaction_bytes=30_000)).apply(forwarding)
+    expected = expected_targets(forwarding, packets)
+    assert expected
+    placed(gateway.lab, (build(packet, n) for n, packet in enumerate(packets)), expected)
 
 
 def test_a_mark_that_comes_to_another_target_begins_to_count_anew(gateway: Gateway, rng: random.Random) -> None:

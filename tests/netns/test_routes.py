@@ -100,6 +100,10 @@ def test_vips_beside_each_other_share_a_rule_and_no_other_address_gets_one(gatew
     assert sources == {
         *("20.0.0.0/22", "20.0.4.0/23", "20.0.6.0/24", "20.0.7.0/25", "20.0.7.128/26", "20.0.7.192/28", "2000::/128")
     }
+    policy.apply([ip_network("0.0.0.0/1"), ip_network("128.0.0.0/1"), ip_network("::/0")])
+    policy.apply([ip_network("0.0.0.0/0"), ip_network("::/0")])
+    sources = {str(rule.source) for rule in inside(gateway, rules)}
+    assert sources == {"0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"}
     del vips[5]
     policy.apply(vips)
     found = [rule.source for rule in inside(gateway, rules)]
