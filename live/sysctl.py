@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -34,3 +35,13 @@ def ensure(name: str, value: str) -> None:
             f"{dotted} is {found} and must be {value}, but cannot be set: {error.strerror}; set it in the Pod's securityContext"
             f" (sysctls), or let the agent run with a writable /proc/sys"
         ) from error
+
+
+def accept_any_source(interfaces: Iterable[str]) -> None:
+    """IPv4 packets that come in at `interfaces` may be from anywhere: replies of a VIP come from where no route leads to it.
+
+    Of rp_filter the interface's own value and that of "all" count, the higher one (ip-sysctl.rst); many distributions set 2, and even
+    that loses replies, because the routes are not those of the main table. Raises DataplaneError as `ensure` does.
+    """
+    for name in ("all", *interfaces):
+        ensure(f"net/ipv4/conf/{name}/rp_filter", "0")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from live import sysctl
 from live.dataplane.egress import Link, links
 from live.netlink import (
     CREATE,
@@ -46,8 +47,9 @@ class Loop:
     name: str
     peer: str
 
-    def ensure(self, mtu_bytes: int) -> tuple[Link, Link]:
-        """The two ends (where to send to, where it comes out), made if need be.
+    def ensure(self, mtu_bytes: int, *, ipv6: bool) -> tuple[Link, Link]:
+        """The two ends (where to send to, where it comes out), made if need be. With `ipv6` they have it also where new devices do not:
+        container runtimes turn it off, and on again for the networks of a Pod that have IPv6 addresses.
 
         Raises DataplaneError when the kernel refuses.
         """
@@ -55,11 +57,18 @@ class Loop:
         names = self.name, self.peer
         if any(name not in found for name in names):
             change(self._remove_message(), self._create_message(), expected={_DELLINK: _ENODEV})
+        if ipv6:
+            for name in names:
+                sysctl.ensure(_ipv6_off(name), "0")
         wanted = max(mtu_bytes, LEAST_MTU_BYTES)
         furnish = [_furnish_message(name) for name in names]
         change(*furnish, *(_start_message(name, wanted) for name in names), expected={})
         found = links()
         return found[self.name], found[self.peer]
+
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that the device has."""
+        return tuple(version for version in versions() if version == 4 or sysctl.read(_ipv6_off(self.name)) != "1")
 
     def remove(self) -> None:
         """Takes the device away; if it is not there that is no error."""
@@ -74,6 +83,10 @@ class Loop:
         info = nested(_IFLA_LINKINFO, attribute(1, b"veth"), nested(2, peer))
         body = _header() + text(_IFLA_IFNAME, self.name) + attribute(_IFLA_ADDRESS, _MAC) + info
         return Message(_NEWLINK, CREATE | EXCL, body, f"making the device {self.name}")
+
+
+def _ipv6_off(name: str) -> str:
+    return f"net/ipv6/conf/{name}/disable_ipv6"
 
 
 def versions() -> tuple[int, ...]:

@@ -97,7 +97,7 @@ class NftDataplane:
         with RouteSocket() as routes, NftSocket() as kernel:
             if look or self._own is None:
                 _set_parameters(interfaces, versions)
-                self._own = OWN.ensure(_OWN_MTU_BYTES)
+                self._own = OWN.ensure(_OWN_MTU_BYTES, ipv6=6 in versions)
                 self._fence.look_again()
             entrance, exit_ = self._own
             vips = {vip for flow in forwarding.flows for vip in flow.destinations}
@@ -313,13 +313,13 @@ def _check_interfaces(present: Mapping[str, Link], interfaces: Sequence[str]) ->
 def _set_parameters(interfaces: Sequence[str], versions: Sequence[int]) -> None:
     """The kernel forwards, does not ask where packets come from, and gives its answers the mark of what they answer.
 
-    Source: Documentation/networking/ip-sysctl.rst (of rp_filter and send_redirects the "all" value and the interface's both count).
+    Source: Documentation/networking/ip-sysctl.rst (of send_redirects the "all" value and the interface's both count).
     """
     if 4 in versions:
         sysctl.ensure("net/ipv4/ip_forward", "1")
         sysctl.ensure("net/ipv4/fwmark_reflect", "1")
+        sysctl.accept_any_source(interfaces)
         for name in ("all", *interfaces):
-            sysctl.ensure(f"net/ipv4/conf/{name}/rp_filter", "0")
             sysctl.ensure(f"net/ipv4/conf/{name}/send_redirects", "0")
         for name in interfaces:
             # Otherwise, because there are policy rules, the kernel walks through all of them a second time for each packet, just to see

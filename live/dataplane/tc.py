@@ -112,8 +112,8 @@ class TcDataplane:
         self._places = Places()
         self._slow: tuple[Link, Link] | None = None
         self._forwarding: Forwarding | None = None
-        self._surroundings: tuple[tuple[str, ...], int, Mapping[str, Link]] | None = None
-        """Interfaces, MTU of the slow device, and all links, as of the last `apply` that succeeded."""
+        self._surroundings: tuple[tuple[str, ...], int, bool, Mapping[str, Link]] | None = None
+        """Interfaces, MTU of the slow device, whether it needs IPv6, and all links, as of the last `apply` that succeeded."""
 
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
         """Makes `forwarding` true for packets that arrive on `interfaces` (tc_tables.py says in which order), and for no others.
@@ -130,12 +130,13 @@ class TcDataplane:
         places = self._places.look(forwarding.pools, there)
         self._tell_unreachable(frozenset(target for found in places.values() for target in found.unreachable))
         mtus = [found.least_mtu_bytes for found in places.values() if found.least_mtu_bytes is not None]
-        surroundings = tuple(interfaces), min(mtus, default=SLOW_MTU_BYTES), there
+        ipv6 = any(flow.version == 6 for flow in forwarding.flows)
+        surroundings = tuple(interfaces), min(mtus, default=SLOW_MTU_BYTES), ipv6, there
         known, self._surroundings = self._surroundings, None
         # The same set again is an occasion to look whether all that it rests on is still there. A new one need not wait for that.
         look = forwarding is self._forwarding or surroundings != known
         if look or self._slow is None:
-            self._slow = self._prepare(surroundings[1])
+            self._slow = self._prepare(*surroundings[:3])
             self._fence.look_again()
         entrance, exit_ = self._slow
         vips = {vip for flow in forwarding.flows for vip in flow.destinations}
@@ -151,14 +152,15 @@ class TcDataplane:
         self._fence.narrow(vips, interfaces)
         self._forwarding, self._surroundings = forwarding, surroundings
 
-    def _prepare(self, mtu_bytes: int) -> tuple[Link, Link]:
+    def _prepare(self, interfaces: Sequence[str], mtu_bytes: int, ipv6: bool) -> tuple[Link, Link]:
         """Makes what the program needs around it; returns the two ends of the slow device."""
         for parameter in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
             sysctl.ensure(parameter, "1")
+        sysctl.accept_any_source(interfaces)
         if not self._pins.exists():
             _sweep(self._pins.parent)
             self._pins.mkdir()
-        return tc_slow.ensure(mtu_bytes)
+        return tc_slow.ensure(mtu_bytes, ipv6=ipv6)
 
     def _tell_unreachable(self, unreachable: frozenset[Target]) -> None:
         for target in sorted(unreachable - self._unreachable, key=lambda t: (t.service, t.slot, str(t.address))):

@@ -50,6 +50,7 @@ PRIORITY: Final = 20090
 OUR_PROTOCOL: Final = 0x74
 """As live/rtnetlink.py marks routes and rules of ours."""
 
+_FAMILY: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
 _NEWROUTE, _NEWRULE, _DELRULE = 24, 32, 33
 DEFRAGMENT: Final = Table("tidegate_tc")
 _CHAIN: Final = "defragment"
@@ -57,17 +58,18 @@ _FIRST_REGISTER: Final = 8  # NFT_REG32_00
 _ENOENT, _EEXIST = 2, 17
 
 
-def ensure(mtu_bytes: int) -> tuple[Link, Link]:
-    """The two ends (where to send to, where it comes out), made if need be, with the MTU of the narrowest network of targets.
+def ensure(mtu_bytes: int, *, ipv6: bool) -> tuple[Link, Link]:
+    """The two ends (where to send to, where it comes out), made if need be, with the MTU of the narrowest network of targets; `ipv6`:
+    whether there are VIPs of it.
 
     Raises DataplaneError when the kernel refuses.
     """
-    entrance, exit_ = LOOP.ensure(mtu_bytes)
+    entrance, exit_ = LOOP.ensure(mtu_bytes, ipv6=ipv6)
     _without_checksum_offload(LOOP.name)
     _defragment()
     change(
-        *(_route(family, entrance.index) for family in _families()),
-        *(_rule(family) for family in _families()),
+        *(_route(_FAMILY[version], entrance.index) for version in LOOP.versions()),
+        *(_rule(_FAMILY[version]) for version in LOOP.versions()),
         expected={_NEWRULE: _EEXIST},
     )
     return entrance, exit_
@@ -78,7 +80,7 @@ def remove() -> None:
     with NftSocket() as kernel:
         kernel.commit([DEFRAGMENT.create(), DEFRAGMENT.delete()])
     # The routes go with the device.
-    change(*(_rule(family, remove=True) for family in _families()), expected={_DELRULE: _ENOENT})
+    change(*(_rule(_FAMILY[version], remove=True) for version in versions()), expected={_DELRULE: _ENOENT})
     LOOP.remove()
 
 
@@ -101,10 +103,6 @@ def _defragment() -> None:
             log.warning(
                 "fragments that come before the first one of their packet will be lost", extra={"reason": str(error)}
             )
-
-
-def _families() -> tuple[int, ...]:
-    return tuple(socket.AF_INET if version == 4 else socket.AF_INET6 for version in versions())
 
 
 def _rule(family: int, *, remove: bool = False) -> Message:
