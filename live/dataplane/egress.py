@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Final
 
+from core.errors import DataplaneError
 from core.model import Address, Prefix
 from live.netlink import (
     NETLINK_ROUTE,
@@ -43,6 +44,22 @@ class Link:
     name: str
     index: int
     mtu_bytes: int
+
+
+def there_of(names: Sequence[str], known: Mapping[str, Link]) -> tuple[str, ...]:
+    """Those of the interfaces that exist. Raises DataplaneError when none does."""
+    found = tuple(name for name in dict.fromkeys(names) if name in known)
+    if names and not found:
+        check_all(names, known)
+    return found
+
+
+def check_all(names: Sequence[str], known: Mapping[str, Link]) -> None:
+    """Raises DataplaneError when an interface does not exist."""
+    if missing := [name for name in names if name not in known]:
+        raise DataplaneError(
+            f"no interface {', '.join(missing)} in this network namespace, only {', '.join(sorted(known))}; name the gateway's networks"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,12 +24,11 @@ from typing import Final
 
 import numpy as np
 
-from core.errors import DataplaneError
 from core.lb.forwarding import Flow, Forwarding
 from core.model import ANY_PORT, Address, L4Protocol
 from core.ports import FlowCounter
 from live import sysctl
-from live.dataplane.egress import Link, links
+from live.dataplane.egress import Link, check_all, links, there_of
 from live.dataplane.fence import Fence
 from live.dataplane.grace import wait_for_packets_under_way
 from live.dataplane.loop import Loop
@@ -83,14 +82,17 @@ class NftDataplane:
         buckets stand that have changed. What the new set needs is there before; what only the old one needs goes when the last packet
         of before has left. A target on no network of this namespace loses its share of the packets, and nobody else does.
 
-        Raises DataplaneError when an interface is missing, or the kernel refuses.
+        Raises DataplaneError when the kernel refuses, or, when all is done for the others, when an interface does not exist.
         """
+        there = links()
+        self._apply(forwarding, there_of(interfaces, there), there)
+        check_all(interfaces, there)
+
+    def _apply(self, forwarding: Forwarding, interfaces: tuple[str, ...], there: Mapping[str, Link]) -> None:
         versions = sorted({flow.version for flow in forwarding.flows})
         known = {pool.name: pool for pool in forwarding.pools}
         pools = {flow.pool: known[flow.pool] for flow in forwarding.flows}
-        there = links()
-        _check_interfaces(there, interfaces)
-        surroundings = tuple(interfaces), versions, there
+        surroundings = interfaces, versions, there
         known_surroundings, self._surroundings = self._surroundings, None
         # The same set again is an occasion to look whether all that it rests on is still there. A new one need not wait for that.
         look = forwarding is self._forwarding or surroundings != known_surroundings
@@ -301,13 +303,6 @@ def _marks_in(table: Marks) -> frozenset[int]:
     found = np.zeros((REJECT_MARK & ~MARK_MASK) + 1, np.bool_)
     found[np.where(table, table, REJECT_MARK) & ~np.uint32(MARK_MASK)] = True
     return frozenset((np.flatnonzero(found) | MARK_BASE).tolist())
-
-
-def _check_interfaces(present: Mapping[str, Link], interfaces: Sequence[str]) -> None:
-    if missing := [name for name in interfaces if name not in present]:
-        raise DataplaneError(
-            f"no interface {', '.join(missing)} in this namespace, only {', '.join(sorted(present))}; name the gateway's networks"
-        )
 
 
 def _set_parameters(interfaces: Sequence[str], versions: Sequence[int]) -> None:

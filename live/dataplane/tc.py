@@ -19,7 +19,7 @@ from core.model import Address
 from core.ports import FlowCounter
 from live import sysctl
 from live.dataplane import bpf, libbpf, tc_slow
-from live.dataplane.egress import Link, links
+from live.dataplane.egress import Link, check_all, links, there_of
 from live.dataplane.fence import Fence
 from live.dataplane.tc_image import compile_flows
 from live.dataplane.tc_places import Places, PoolPlaces
@@ -120,18 +120,18 @@ class TcDataplane:
 
         Targets on no network of this namespace get nothing: their packets are dropped and counted, never sent elsewhere.
 
-        Raises DataplaneError when an interface does not exist or the kernel refuses.
+        Raises DataplaneError when the kernel refuses, or, when all is done for the others, when an interface does not exist.
         """
         there = links()
-        if missing := [name for name in interfaces if name not in there]:
-            raise DataplaneError(
-                f"there is no interface {', '.join(missing)} in this network namespace, only {', '.join(there)}"
-            )
+        self._apply(forwarding, there_of(interfaces, there), there)
+        check_all(interfaces, there)
+
+    def _apply(self, forwarding: Forwarding, interfaces: tuple[str, ...], there: Mapping[str, Link]) -> None:
         places = self._places.look(forwarding.pools, there)
         self._tell_unreachable(frozenset(target for found in places.values() for target in found.unreachable))
         mtus = [found.least_mtu_bytes for found in places.values() if found.least_mtu_bytes is not None]
         ipv6 = any(flow.version == 6 for flow in forwarding.flows)
-        surroundings = tuple(interfaces), min(mtus, default=SLOW_MTU_BYTES), ipv6, there
+        surroundings = interfaces, min(mtus, default=SLOW_MTU_BYTES), ipv6, there
         known, self._surroundings = self._surroundings, None
         # The same set again is an occasion to look whether all that it rests on is still there. A new one need not wait for that.
         look = forwarding is self._forwarding or surroundings != known
@@ -145,7 +145,7 @@ class TcDataplane:
         self._fill(forwarding, places, entrance.index)
         try:
             if look or self._tables is not before:
-                self._attach(exit_, [there[name] for name in dict.fromkeys(interfaces)])
+                self._attach(exit_, [there[name] for name in interfaces])
         finally:
             if before is not None and before is not self._tables:
                 before.program.close()

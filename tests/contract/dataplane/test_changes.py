@@ -290,7 +290,16 @@ def test_only_the_given_interfaces_are_watched(plane: Plane, gateway_world: Worl
     plane.apply(forwarding, interfaces=["t3"])
     assert "target" not in fates(gateway_world, [_udp(2)])[0]
     with pytest.raises(DataplaneError, match="absent0"):
-        plane.apply(forwarding, interfaces=["ext0", "absent0"])
+        plane.apply(forwarding, interfaces=["absent0"])
+    assert "target" not in fates(gateway_world, [_udp(2)])[0]
+
+
+def test_an_interface_that_is_gone_holds_up_no_other(plane: Plane, gateway_world: World) -> None:
+    plane.apply(simple(gateway_world, 4, [0]))
+    for _ in range(2):
+        with pytest.raises(DataplaneError, match="absent0"):
+            plane.apply(simple(gateway_world, 4, [1]), interfaces=["ext0", "absent0"])
+        assert fates(gateway_world, [_udp(1)]) == ["target 1"]
 
 
 def test_removal_leaves_nothing(plane: Plane, gateway_world: World) -> None:
