@@ -188,6 +188,15 @@ class NftDataplane:
         self._flows = {}
 
 
+def at_work() -> bool:
+    """Whether this data plane forwards in this network namespace, whoever gave it what."""
+    try:
+        with NftSocket() as kernel:
+            return bool(kernel.chains(TABLE))
+    except NetlinkError:  # a kernel without nf_tables
+        return False
+
+
 def probe() -> str | None:
     """Why the nft data plane cannot be used in this network namespace, in the kernel's words; None: it can be. Changes nothing."""
     flow = Flow(

@@ -56,6 +56,17 @@ def default_pins() -> Path | None:
     return found[-1] / f"{_FOLDER}{Path('/proc/thread-self/ns/net').stat().st_ino}" if found else None
 
 
+def at_work() -> bool:
+    """Whether this data plane forwards in this network namespace, whoever gave it what."""
+    pins = default_pins()
+    pinned = [pins / name for name in _SLOW if (pins / name).exists()] if pins is not None else []
+    try:
+        # Pins of a namespace that is gone may be there, under the number that is now ours.
+        return any(map(_is_attached, pinned))
+    except DataplaneError:  # BPF may not be used any more: what is pinned cannot be looked at, but goes on
+        return True
+
+
 def probe() -> str | None:
     """Why this data plane cannot be used here; None: it can."""
     if reason := why_not_bpf():

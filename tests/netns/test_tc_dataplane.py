@@ -25,6 +25,7 @@ from core.lb.forwarding import Forwarding, Target
 from core.model import L4Protocol
 from live.dataplane import bpf, tc
 from live.dataplane.choose import choose
+from live.dataplane.nft import NftDataplane
 from live.dataplane.tc_program import Drop
 from tests.conftest import require
 from tests.contract.dataplane.conftest import bpf_file_system
@@ -362,3 +363,32 @@ def test_the_choice_says_why() -> None:
     assert "tc" in choose("auto").reason
     with pytest.raises(InputError, match="auto, tc or nft"):
         choose("xdp")
+
+
+def test_an_agent_that_starts_anew_stays_with_what_is_at_work(
+    lab: World, pins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables of the other plane would go on to forward, and nobody would change them."""
+    monkeypatch.setattr(tc, "default_pins", lambda: pins)
+
+    def chosen(reason: str | None) -> str:
+        monkeypatch.setattr(tc, "probe", lambda: reason)
+        choice = lab.gateway.run(lambda: choose("auto"))
+        return f"{choice.name}: {choice.reason}"
+
+    plane = lab.gateway.run(lambda: tc.TcDataplane(pins=pins))
+    try:
+        apply(lab, plane, simple(lab, 4, [0]))
+        assert chosen(None) == "tc: it is at work already"
+        with pytest.raises(MachineError, match="the tc data plane is at work, and cannot be used any more: no memory"):
+            chosen("no memory")
+    finally:
+        lab.gateway.run(plane.remove)
+    assert chosen("no memory") == "nft: tc cannot be used: no memory"
+    other = lab.gateway.run(NftDataplane)
+    try:
+        lab.gateway.run(lambda: other.apply(simple(lab, 4, [0]), interfaces=["ext0"]))
+        assert chosen(None) == "nft: it is at work already"
+    finally:
+        lab.gateway.run(other.remove)
+    assert chosen(None) == "tc: BPF may be loaded here, and tc is the faster one"
