@@ -192,7 +192,12 @@ class TcDataplane:
         known = old is not None and old.has_flows(forwarding.flows)
         decisions = old.decisions if old is not None and known else compile_flows(forwarding.flows)
         needed = sizes_of(forwarding, decisions, places)
-        if old is not None and old.program.constants == constants and old.program.sizes.hold(needed):
+        if (
+            old is not None
+            and not old.in_doubt
+            and old.program.constants == constants
+            and old.program.sizes.hold(needed)
+        ):
             try:
                 old.fill(forwarding, decisions, places)
             except NoRoomError:

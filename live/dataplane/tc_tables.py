@@ -9,13 +9,17 @@ Order of a change, so that no packet meets a gap or a mixture:
 
 A pool keeps its slot as long as it lives, so between 2 and 3 the old flows lead to new tables of the same pools: each service is
 either as it was or as it will be.
+
+What a change needs is given out before step 1, so one that does not fit changes nothing that packets see. One that the kernel breaks
+off leaves the maps in doubt: tables of the change may stand in them, targets and counters be taken that nobody uses. Both times these
+maps are given up, and others take their place (tc.py), which go on with what these have counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -38,7 +42,7 @@ _LEAST_COUNTERS: Final = 8
 
 
 class NoRoomError(Exception):
-    """The program's maps are too small: load a bigger one and fill that. Nothing that forwards now is wrong."""
+    """The program's maps are too small: load a bigger one and fill that. What packets see has not changed."""
 
 
 @dataclass(slots=True)
@@ -75,11 +79,12 @@ class _PoolState:
 
 @dataclass(frozen=True, slots=True)
 class _FlowState:
-    """The counters of a flow: `room` of them from `first` on, numbered as the pool in `slot` says."""
+    """The counters of a flow: `room` of them from `first` on, numbered by `numbers` as the table in `slot` does."""
 
     first: int
     room: int
     slot: int
+    numbers: Mapping[Record, int]
 
 
 PoolKey = tuple[str, int]
@@ -126,9 +131,13 @@ class Tables:
         self._uses: Counter[Record] = Counter()
         """How many pools lead to a target."""
         self._counters: dict[FlowKey, _FlowState] = {}
+        self._retired: dict[FlowKey, _FlowState] = {}
+        """What flows had before the change that goes on; packets may still be counted there."""
         self._counters_end = 0
         self._free_counters: dict[int, list[int]] = {}
         self._carried = dict(carried)
+        self.in_doubt = False
+        """A change has ended half-way: these maps may not be filled any more, only read."""
 
     def has_flows(self, flows: tuple[Flow, ...]) -> bool:
         """Whether `decisions` are those of `flows`."""
@@ -137,40 +146,47 @@ class Tables:
     def fill(self, forwarding: Forwarding, decisions: Decisions, places: Mapping[str, PoolPlaces]) -> None:
         """Makes the maps say `forwarding`, whose flows `decisions` decides.
 
-        Raises NoRoomError when the maps are too small, DataplaneError when the kernel refuses.
+        Raises NoRoomError when the maps are too small, DataplaneError when the kernel refuses; then they are `in_doubt`.
         """
+        assert not self.in_doubt
+        self.in_doubt = True
         by_name = {pool.name: pool for pool in forwarding.pools}
         pools = {_key(by_name[flow.pool]): by_name[flow.pool] for flow in forwarding.flows}
-        superseded = self._swap_tables(pools, places)
-        retired = self._place_counters(forwarding.flows, by_name)
+        changed = self._changed(pools, places)
+        replaced = [state for key, state in self._pools.items() if key in changed or key not in pools]
+        new_targets = self._use_targets(changed)
+        self._pools = {key: changed[key] if key in changed else self._pools[key] for key in pools}
+        self._place_counters(forwarding.flows, by_name)
+        self.program.write_targets(new_targets)
+        self.program.publish_tables({state.slot: self._entries(state) for state in changed.values()})
         placed = [self._place(flow, by_name[flow.pool]) for flow in forwarding.flows], forwarding.seed
         if not self.has_flows(forwarding.flows) or placed != self._placed:
             self.program.publish_image(decisions.placed(*placed))
         self.decisions, self._flows, self._placed = decisions, forwarding.flows, placed
-        gone = [self._pools.pop(key) for key in self._pools.keys() - pools.keys()]
-        self._carry(retired, [*superseded, *gone])
-        self._free([*superseded, *gone])
+        self._carry()
+        self._free(replaced)
+        self.in_doubt = False
 
-    def _swap_tables(self, pools: Mapping[PoolKey, Pool], places: Mapping[str, PoolPlaces]) -> list[_PoolState]:
-        """Returns the states that have been replaced."""
-        changed: dict[PoolKey, tuple[Record, ...]] = {}
+    def _changed(self, pools: Mapping[PoolKey, Pool], places: Mapping[str, PoolPlaces]) -> dict[PoolKey, _PoolState]:
+        """The pools whose tables must be swapped, as they will be."""
+        found: dict[PoolKey, _PoolState] = {}
         for key, pool in pools.items():
             records = places[pool.name].records
             state = self._pools.get(key)
             if state is None or state.pool != pool or state.records != records:
-                changed[key] = records
-        new = {record for records in changed.values() for record in records} - self._targets.keys()
-        numbers = {record: self._target_numbers.take() for record in sorted(new)}
-        self.program.write_targets({number: record for record, number in numbers.items()})
-        self._targets |= numbers
-        states = {key: self._state(key, pools[key], records) for key, records in changed.items()}
-        self.program.publish_tables({state.slot: self._entries(state) for state in states.values()})
-        for key, state in states.items():
+                found[key] = self._state(key, pool, records)
+        return found
+
+    def _use_targets(self, changed: Mapping[PoolKey, _PoolState]) -> dict[int, Record]:
+        """Returns those that are new, by the numbers that they get."""
+        gained = Counter[Record]()
+        for key, state in changed.items():
             old = self._pools.get(key)
-            self._uses.update(set(state.records).difference(old.records if old is not None else ()))
-        superseded = [self._pools[key] for key in states if key in self._pools]
-        self._pools |= states
-        return superseded
+            gained.update(set(state.records).difference(old.records if old is not None else ()))
+        numbers = {record: self._target_numbers.take() for record in sorted(gained.keys() - self._targets.keys())}
+        self._targets |= numbers
+        self._uses.update(gained)
+        return {number: record for record, number in numbers.items()}
 
     def _state(self, key: PoolKey, pool: Pool, records: tuple[Record, ...]) -> _PoolState:
         old = self._pools.get(key)
@@ -195,22 +211,22 @@ class Tables:
 
     # --- counters ----------------------------------------------------------------------------------------------------------
 
-    def _place_counters(self, flows: tuple[Flow, ...], pools: Mapping[str, Pool]) -> dict[FlowKey, _FlowState]:
-        """Gives every flow counters that fit its pool; returns those that flows had before."""
+    def _place_counters(self, flows: tuple[Flow, ...], pools: Mapping[str, Pool]) -> None:
+        """Gives every flow counters that fit its pool."""
         retired = dict(self._counters)
         placed: dict[FlowKey, _FlowState] = {}
         for flow in flows:
             key = flow.name, flow.pool
-            state = self._pools[_key(pools[flow.pool])]
-            old = self._counters.get(key)
             if key in placed:
                 continue
-            if old is not None and old.slot == state.slot:
-                placed[key] = retired.pop(key)
+            state = self._pools[_key(pools[flow.pool])]
+            old = self._counters.get(key)
+            if old is None or old.slot != state.slot:
+                placed[key] = _FlowState(self._take_counters(state.room), state.room, state.slot, state.counters)
             else:
-                placed[key] = _FlowState(self._take_counters(state.room), state.room, state.slot)
-        self._counters = placed
-        return retired
+                del retired[key]
+                placed[key] = old if old.numbers is state.counters else replace(old, numbers=state.counters)
+        self._counters, self._retired = placed, retired
 
     def _take_counters(self, room: int) -> int:
         if free := self._free_counters.get(room):
@@ -222,25 +238,24 @@ class Tables:
         self._counters_end += room
         return self._counters_end - room
 
-    def _carry(self, retired: Mapping[FlowKey, _FlowState], pools: Iterable[_PoolState]) -> None:
+    def _carry(self) -> None:
         """Keeps what retired counters have counted for flows that go on."""
-        if not retired:
+        if not self._retired:
             return
-        numbers = {pool.slot: pool.counters for pool in pools}
         values = self.program.counters()
-        for key, state in retired.items():
+        for key, state in self._retired.items():
             self._free_counters.setdefault(state.room, []).append(state.first)
             if key in self._counters:
-                _add(self._carried, key, values[state.first :], numbers[state.slot])
+                _add(self._carried, key, values, state)
+        self._retired = {}
         self._carried = {key: total for key, total in self._carried.items() if key[0] in self._counters}
 
     def totals(self) -> Totals:
         """What has been counted, by flow and target (None: rejected)."""
         values = self.program.counters()
         found = dict(self._carried)
-        numbers = {pool.slot: pool.counters for pool in self._pools.values()}
-        for key, state in self._counters.items():
-            _add(found, key, values[state.first :], numbers[state.slot])
+        for key, state in (*self._retired.items(), *self._counters.items()):
+            _add(found, key, values, state)
         return found
 
     # --- the end -----------------------------------------------------------------------------------------------------------
@@ -262,8 +277,9 @@ class Tables:
             del self._uses[record]
 
 
-def _add(totals: Totals, flow: FlowKey, values: NDArray[np.uint64], numbers: Mapping[Record, int]) -> None:
-    where = [(address_in(record), number) for record, number in numbers.items()]
+def _add(totals: Totals, flow: FlowKey, values: NDArray[np.uint64], state: _FlowState) -> None:
+    where = [(address_in(record), number) for record, number in state.numbers.items()]
     for address, number in ((None, REJECTED), *where):
-        packets, octets = totals.get((flow, address), (0, 0))
-        totals[flow, address] = packets + int(values[number, 0]), octets + int(values[number, 1])
+        packets, octets = values[state.first + number].tolist()
+        before = totals.get((flow, address), (0, 0))
+        totals[flow, address] = before[0] + packets, before[1] + octets
