@@ -161,7 +161,8 @@ static __always_inline void key_of(const struct packet *p, struct fragment_key *
 	__builtin_memcpy(key->source, p->source, 16);
 	__builtin_memcpy(key->destination, p->destination, 16);
 	key->id = p->id;
-	key->protocol = p->next_header;
+	/* RFC 8200, section 4.5: the next header of fragments may differ, and only the first one's counts. */
+	key->protocol = p->family == AF_INET ? p->next_header : ANY_PROTOCOL;
 }
 
 static __always_inline u64 held_until(void)
@@ -235,8 +236,12 @@ static __always_inline bool parse_l3(struct __sk_buff *skb, struct packet *p)
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip;
 
-		/* With the ports of TCP and UDP behind it, in the part of the packet that can be read directly. */
-		if (!readable(skb, ETHER + sizeof(*ip) + 4) && bpf_skb_pull_data(skb, ETHER + sizeof(*ip) + 4))
+		/*
+		 * With the ports of TCP and UDP behind it, in the part of the packet that can be read directly. A last fragment may be
+		 * shorter than ports are, and not every link fills it up.
+		 */
+		if (!readable(skb, ETHER + sizeof(*ip) + 4) &&
+		    bpf_skb_pull_data(skb, skb->len < ETHER + sizeof(*ip) + 4 ? skb->len : ETHER + sizeof(*ip) + 4))
 			return false;
 		data = (void *)(long)skb->data, end = (void *)(long)skb->data_end;
 		ip = data + ETHER;

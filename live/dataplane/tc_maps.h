@@ -61,8 +61,9 @@ struct fragment_key {
 	u32 source[4];
 	u32 destination[4];
 	u32 id;
-	u32 protocol; /* IPv6: of the header that follows the fragment header */
+	u32 protocol; /* IPv6: ANY_PROTOCOL */
 };
+#define ANY_PROTOCOL 256 /* no IPv4 packet has it */
 
 enum verdict { DROP, FORWARD, REFUSE, IN_ORDER };
 

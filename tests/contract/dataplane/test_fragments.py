@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 import pytest
 from scapy.layers.inet import IP, UDP, fragment
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, PadN, fragment6
+from scapy.layers.ipsec import AH
+from scapy.packet import Packet as Layers
 from scapy.packet import Raw
 
 from core.lb.classifier import Packet
@@ -21,6 +25,14 @@ from tests.contract.dataplane.world import World
 
 DATAGRAMS = 60
 PAYLOAD_BYTES = 3600
+UDP_BYTES = 8
+FRAGMENT_BYTES = {4: 1000, 6: 1048}
+"""What each fragment but the last carries."""
+HEADER_BYTES = {4: 20, 6: 48}
+"""Before that, in each: IPv6 with its fragment header."""
+UDP_NUMBER, FRAGMENT, AUTHENTICATION, NO_NEXT_HEADER, DESTINATION_OPTIONS = 17, 44, 51, 59, 60
+IDENTITIES = itertools.count(1)
+"""No two datagrams of these tests have the same: what one that fails leaves behind in the kernel spoils no other."""
 ORDERS: dict[str, Callable[[list[bytes], random.Random], list[bytes]]] = {
     "in order": lambda pieces, _: pieces,
     "reversed": lambda pieces, _: pieces[::-1],
@@ -29,64 +41,91 @@ ORDERS: dict[str, Callable[[list[bytes], random.Random], list[bytes]]] = {
 }
 
 
-def pieces_of(packet: Packet, number: int, payload: bytes) -> list[bytes]:
-    """The fragments of a UDP datagram."""
-    datagram = UDP(sport=packet.source_port, dport=packet.destination_port) / Raw(payload)
+def pieces_of(packet: Packet, identity: int, payload: bytes, headers: Layers | None = None) -> list[bytes]:
+    """The fragments of a UDP datagram, the first one first; `headers`: extension headers of IPv6 behind the fragment header."""
+    layers = UDP(sport=packet.source_port, dport=packet.destination_port) / Raw(payload)
+    layers = layers if headers is None else headers / layers
     source, destination = str(packet.source), str(packet.destination)
     if packet.source.version == 4:
-        return [bytes(p) for p in fragment(IP(src=source, dst=destination, id=number + 1) / datagram, fragsize=1000)]
-    whole = IPv6(src=source, dst=destination) / IPv6ExtHdrFragment(id=number + 1) / datagram
-    return [bytes(p) for p in fragment6(whole, 1100)]
+        whole = IP(src=source, dst=destination, id=identity) / layers
+        return [bytes(p) for p in fragment(whole, fragsize=FRAGMENT_BYTES[4])]
+    whole = IPv6(src=source, dst=destination) / IPv6ExtHdrFragment(id=identity) / layers
+    return [bytes(p) for p in fragment6(whole, HEADER_BYTES[6] + FRAGMENT_BYTES[6])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datagram:
+    packet: Packet
+    payload: bytes
+    pieces: list[bytes]
+
+
+def datagram(
+    draw: random.Random, version: int, number: int, *, payload_bytes: int = PAYLOAD_BYTES, headers: Layers | None = None
+) -> Datagram:
+    """One from a random client, in fragments."""
+    packet = Packet(
+        source=random_packet(draw, CLIENTS[version], [VIP[version]], PORTS).source,
+        destination=VIP[version].network_address,
+        protocol=L4Protocol.UDP,
+        source_port=10_000 + number,
+        destination_port=4000,
+    )
+    payload = draw.randbytes(payload_bytes)
+    pieces = pieces_of(packet, next(IDENTITIES), payload, headers)
+    assert len(pieces) > 2
+    return Datagram(packet=packet, payload=payload, pieces=pieces)
+
+
+def behind_extensions(data: bytes, kind: int) -> tuple[int, bytes]:
+    """(next header, what it begins) past destination options and authentication."""
+    while kind in (DESTINATION_OPTIONS, AUTHENTICATION):
+        length = (data[1] + 2) * 4 if kind == AUTHENTICATION else (data[1] + 1) * 8
+        kind, data = data[0], data[length:]
+    return kind, data
 
 
 def payloads(frames: Sequence[bytes], version: int) -> dict[str, bytes]:
     """The UDP payloads that fragments make up, by source address and port; those that stay incomplete are left out."""
-    parts: dict[tuple[bytes, bytes], dict[int, bytes]] = {}
+    parts: dict[tuple[bytes, bytes], dict[int, tuple[int, bytes]]] = {}
     totals: dict[tuple[bytes, bytes], int] = {}
     for raw in (f[14:] for f in frames if f[14] >> 4 == version):
         if version == 4:
             length, identity, offset = struct.unpack(">2xHHH", raw[:8])
-            source, data, more, at = raw[12:16], raw[20:length], offset & 0x2000, (offset & 0x1FFF) * 8
+            source, kind, data, more, at = raw[12:16], raw[9], raw[20:length], offset & 0x2000, (offset & 0x1FFF) * 8
             key = source, struct.pack(">H", identity)
         else:
-            if raw[6] != 44:
+            # Destination options are before the fragment header where Linux has put the packet together and fragmented it again.
+            kind, data = behind_extensions(raw[40 : 40 + struct.unpack(">H", raw[4:6])[0]], raw[6])
+            if kind != FRAGMENT:
                 continue
-            length, offset = struct.unpack(">H", raw[4:6])[0], struct.unpack(">H", raw[42:44])[0]
-            data, more, at = raw[48 : 40 + length], offset & 1, offset & 0xFFF8
-            key = raw[8:24], raw[44:48]
-        parts.setdefault(key, {})[at] = data
+            offset = struct.unpack(">H", data[2:4])[0]
+            key, more, at = (raw[8:24], data[4:8]), offset & 1, offset & 0xFFF8
+            kind, data = data[0], data[8:]
+        parts.setdefault(key, {})[at] = kind, data
         if not more:
             totals[key] = at + len(data)
     found = {}
     for key, total in totals.items():
-        whole = b"".join(data for _, data in sorted(parts[key].items()))
-        if len(whole) == total:
-            port = struct.unpack(">H", whole[:2])[0]
-            found[f"{ip_address(key[0])} {port}"] = whole[8:]
+        whole = b"".join(data for _, (_, data) in sorted(parts[key].items()))
+        if len(whole) == total and 0 in parts[key]:
+            _, udp = behind_extensions(whole, parts[key][0][0])
+            port = struct.unpack(">H", udp[:2])[0]
+            found[f"{ip_address(key[0])} {port}"] = udp[UDP_BYTES:]
     return found
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("version", [4, 6])
-def test_fragments_follow_their_first_one(plane: Plane, gateway_world: World, version: int, order: str) -> None:
-    forwarding = simple(gateway_world, version, [0, 1, 2, 3])
+def check(world: World, plane: Plane, datagrams: Sequence[Datagram], frames: Sequence[bytes]) -> None:
+    """Sends `frames`, all fragments of `datagrams`: each datagram arrives whole at the target that the core says."""
+    version = datagrams[0].packet.source.version
+    forwarding = simple(world, version, [0, 1, 2, 3])
     plane.apply(forwarding)
-    draw = random.Random(order)
-    frames, wanted = [], {}
-    for number in range(DATAGRAMS):
-        packet = Packet(
-            source=random_packet(draw, CLIENTS[version], [VIP[version]], PORTS).source,
-            destination=VIP[version].network_address,
-            protocol=L4Protocol.UDP,
-            source_port=10_000 + number,
-            destination_port=4000,
-        )
-        payload = draw.randbytes(PAYLOAD_BYTES)
-        pieces = pieces_of(packet, number, payload)
-        assert len(pieces) > 2
-        frames += [frame(gateway_world, piece) for piece in ORDERS[order](pieces, draw)]
-        wanted[f"{packet.source} {packet.source_port}"] = expected(gateway_world, forwarding, packet), payload
-    seen = gateway_world.exchange(frames)
+    wanted = {
+        f"{d.packet.source} {d.packet.source_port}": (expected(world, forwarding, d.packet), d.payload)
+        for d in datagrams
+    }
+    assert len(wanted) == len(datagrams)
+    seen = world.exchange(frames)
     found = {
         key: (f"target {i}", payload)
         for i, arrived in enumerate(seen.targets)
@@ -96,30 +135,62 @@ def test_fragments_follow_their_first_one(plane: Plane, gateway_world: World, ve
     assert found == wanted
 
 
+def in_order(world: World, order: str, draw: random.Random, datagrams: Sequence[Datagram]) -> list[bytes]:
+    """One datagram behind the other, the fragments of each in that order."""
+    return [frame(world, piece) for d in datagrams for piece in ORDERS[order](d.pieces, draw)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("version", [4, 6])
+def test_fragments_follow_their_first_one(plane: Plane, gateway_world: World, version: int, order: str) -> None:
+    draw = random.Random(order)
+    datagrams = [datagram(draw, version, number) for number in range(DATAGRAMS)]
+    check(gateway_world, plane, datagrams, in_order(gateway_world, order, draw, datagrams))
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_fragments_of_many_datagrams_mixed(plane: Plane, gateway_world: World, version: int) -> None:
     """All fragments of all datagrams in one random order."""
-    forwarding = simple(gateway_world, version, [0, 1, 2, 3])
-    plane.apply(forwarding)
     draw = random.Random(version)
-    frames, wanted = [], {}
-    for number in range(DATAGRAMS):
-        client = str(CLIENTS[version][0].network_address + number % 5)
-        packet = Packet(
-            source=ip_address(client),
-            destination=VIP[version].network_address,
-            protocol=L4Protocol.UDP,
-            source_port=20_000 + number,
-            destination_port=4000,
-        )
-        payload = draw.randbytes(PAYLOAD_BYTES)
-        frames += [frame(gateway_world, piece) for piece in pieces_of(packet, 1000 + number, payload)]
-        wanted[f"{client} {packet.source_port}"] = expected(gateway_world, forwarding, packet), payload
+    datagrams = [datagram(draw, version, number) for number in range(DATAGRAMS)]
+    frames = in_order(gateway_world, "in order", draw, datagrams)
     draw.shuffle(frames)
-    seen = gateway_world.exchange(frames)
-    found = {
-        key: (f"target {i}", payload)
-        for i, arrived in enumerate(seen.targets)
-        for key, payload in payloads(arrived, version).items()
-    }
-    assert found == wanted
+    check(gateway_world, plane, datagrams, frames)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("version", [4, 6])
+def test_last_fragments_of_few_bytes(
+    plane: Plane, gateway_world: World, version: int, order: str, padded: bool
+) -> None:
+    """Of 1 to 8, on a link that fills frames up to 60 bytes and on one that does not."""
+    draw, datagrams = random.Random(order), []
+    for number in range(16):
+        last_bytes = number % 8 + 1
+        whole_bytes = 2 * FRAGMENT_BYTES[version] + last_bytes
+        datagrams.append(datagram(draw, version, number, payload_bytes=whole_bytes - UDP_BYTES))
+        assert len(datagrams[-1].pieces[-1]) == HEADER_BYTES[version] + last_bytes
+    frames = in_order(gateway_world, order, draw, datagrams)
+    check(gateway_world, plane, datagrams, [f.ljust(60, b"\0") for f in frames] if padded else frames)
+
+
+def authentication(next_header: int) -> Layers:
+    return AH(spi=1, seq=1, icv=bytes(12), payloadlen=4, nh=next_header)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_ipv6_extension_headers_in_the_first_fragment(plane: Plane, gateway_world: World, order: str) -> None:
+    """Only the first one's next header counts (RFC 8200, section 4.5); of the others it is the same one, UDP, or anything."""
+    draw, datagrams = random.Random(order), []
+    for number in range(DATAGRAMS):
+        options = IPv6ExtHdrDestOpt(options=[PadN(otype=1, optdata=bytes(draw.choice((4, 12, 52))))], nh=UDP_NUMBER)
+        headers = draw.choice((options, authentication(UDP_NUMBER), authentication(DESTINATION_OPTIONS) / options))
+        nh = DESTINATION_OPTIONS if headers is options else AUTHENTICATION
+        made = datagram(draw, 6, number, headers=headers)
+        assert [piece[40] for piece in made.pieces] == [nh] * len(made.pieces)
+        for i in range(1, len(made.pieces)):
+            later = draw.choice((nh, nh, UDP_NUMBER, NO_NEXT_HEADER))
+            made.pieces[i] = made.pieces[i][:40] + bytes([later]) + made.pieces[i][41:]
+        datagrams.append(made)
+    check(gateway_world, plane, datagrams, in_order(gateway_world, order, draw, datagrams))
