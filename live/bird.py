@@ -106,6 +106,7 @@ class Bird:
             else:
                 self._demand(f'configure check "{self._candidate}"', text)
                 self._candidate.replace(self._config)
+                self._applied = None  # an answer that is lost does not tell whether BIRD has obeyed
                 self._demand(f'configure "{self._config}"', text)
             self._applied = text
             return True
