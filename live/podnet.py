@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from core.errors import DataplaneError
 from core.model import Address, Attachment, Prefix
 from live import neighbours, sysctl
 from live.namespaces import inside
@@ -261,6 +262,9 @@ def _set_parameters(wanted: _State) -> None:
     if any(rule.version == 6 for rule in wanted.rules):
         sysctl.ensure(f"net/ipv6/conf/{_LOOPBACK}/disable_ipv6", "0")
     for index in {hop.interface for route in wanted.routes for hop in route.next_hops if hop.address.version == 4}:
-        name = socket.if_indextoname(index)
+        try:
+            name = socket.if_indextoname(index)
+        except OSError as error:
+            raise DataplaneError(f"interface {index} of the next hops has gone meanwhile: {error.strerror}") from error
         sysctl.ensure(f"net/ipv4/conf/{name}/arp_ignore", "1")
         sysctl.ensure(f"net/ipv4/conf/{name}/arp_announce", "2")

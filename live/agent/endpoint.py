@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from core import kube, names
@@ -19,7 +20,7 @@ from core.ports import PodNetwork
 from live.agent.process import AgentProcess, add_arguments
 from live.apply import Applier
 from live.podnet import KernelPodNetwork
-from live.podns import CgroupNamespaces, FolderNamespaces, PodNamespaces
+from live.podns import CgroupNamespaces, FolderNamespaces, PodNamespaces, identity
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,27 @@ REPORT_AGAIN_S = 0.5
 """After the API did not take a report."""
 VERIFY_S = 30.0
 """How often what is in place is looked at without a reason: somebody else may have changed it."""
+
+
+_Namespace = tuple[Path, tuple[int, int] | None]
+"""The file of a network namespace, and what it stands for. The kernel gives the number of a namespace that is gone to the next one; but
+the file of one that a process holds has the process in its path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    """What was made true of a Pod."""
+
+    text: str
+    """The annotation."""
+    namespace: _Namespace
+    """Where: the kubelet may make a Pod's sandbox anew, and with it the namespace."""
+    at_s: float
+    in_place: tuple[Prefix, ...]
+
+    def holds(self, text: str, namespace: _Namespace, now_s: float) -> bool:
+        """Whether nothing asks for another look."""
+        return (self.text, self.namespace) == (text, namespace) and now_s - self.at_s < VERIFY_S
 
 
 class EndpointAgent:
@@ -48,8 +70,8 @@ class EndpointAgent:
         self._network = network
         self._applier = applier
         self._now_s = now_s
-        self._done: dict[str, tuple[str, float, tuple[Prefix, ...]]] = {}
-        """Pod UID -> the annotation that was made true, when, and what was in place then."""
+        self._done: dict[str, _Done] = {}
+        """By Pod UID."""
         self._complaints: dict[str, str] = {}
         """Pod UID -> what was last wrong with it."""
 
@@ -66,6 +88,7 @@ class EndpointAgent:
         again_s = VERIFY_S
         for uid, pod in wanted.items():
             if uid not in found:
+                self._done.pop(uid, None)
                 again_s = LOOK_AGAIN_S
                 continue
             try:
@@ -90,14 +113,15 @@ class EndpointAgent:
     def _serve(self, uid: str, pod: Json, netns: Path) -> None:
         annotations = pod["metadata"].get("annotations") or {}
         text = annotations.get(names.ATTACHMENT, "[]")
+        namespace = (netns.resolve(), identity(netns))
         known = self._done.get(uid)
-        if known is not None and known[0] == text and self._now_s() - known[1] < VERIFY_S:
-            in_place = known[2]
+        if known is not None and known.holds(text, namespace, self._now_s()):
+            in_place = known.in_place
         else:
             attachments: tuple[Attachment, ...] = render.read_attachments(text)
             in_place = self._network(netns).apply(attachments)
-            self._done[uid] = (text, self._now_s(), in_place)
-            if known is None or known[2] != in_place:
+            self._done[uid] = _Done(text=text, namespace=namespace, at_s=self._now_s(), in_place=in_place)
+            if known is None or known.in_place != in_place:
                 log.info("attached", extra={"pod": pod["metadata"]["name"], "vips": [str(vip) for vip in in_place]})
         self._report(pod, in_place)
 

@@ -239,3 +239,15 @@ def test_two_hundred_pods_are_cheap_and_leave_nothing_open() -> None:
     assert threading.active_count() <= threads
     # A process a Pod would be far above it, and a busy machine stays far below.
     assert each_ms < 50, f"{each_ms:.1f} ms of CPU a Pod"
+
+
+def test_an_interface_that_goes_meanwhile_is_an_error_of_this_pod(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    name_of = socket.if_indextoname
+
+    def after_it_has_gone(index: int) -> str:
+        run_in(lab.targets[0], ["ip", "link", "delete", name_of(index)])
+        return name_of(index)
+
+    monkeypatch.setattr(socket, "if_indextoname", after_it_has_gone)
+    with pytest.raises(DataplaneError, match=r"interface \d+ .* has gone"):
+        KernelPodNetwork(lab.targets[0]).apply([attachment()])
