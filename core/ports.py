@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Protocol
+from typing import Final, Protocol
 
 from core.lb.forwarding import Forwarding
 from core.model import Address, Attachment, Bgp, ObjectRef, Prefix, Static
@@ -71,6 +71,10 @@ class Routing:
     """The kernel routing table that learned default routes go to."""
 
 
+NO_PASSWORD: Final = "NoPassword"
+"""The session of a peer that is left out, because the password that its GatewayRouter asks for cannot be had."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerState:
     """What is observed of one peer."""
@@ -78,7 +82,7 @@ class PeerState:
     name: str
     up: bool
     session: str
-    """The BGP state of RFC 4271 section 8.2.2 (Idle, Connect, Active, OpenSent, OpenConfirm, Established), or ``""``."""
+    """The BGP state of RFC 4271 section 8.2.2 (Idle, Connect, Active, OpenSent, OpenConfirm, Established), or `NO_PASSWORD`."""
     bfd: str
     """The BFD state of RFC 5880 section 4.1 (AdminDown, Down, Init, Up), or ``""`` when BFD is off."""
     since: str

@@ -20,6 +20,8 @@ CONNECT_RETRY_S = 2
 ERROR_WAIT_S = (1, 2)
 ERROR_FORGET_S = 5
 """BIRD's default error wait (60,300) keeps a peer away for a minute after one lost session."""
+PASSWORD_LIMIT_BYTES = 80
+"""Of TCP_MD5SIG_MAXKEYLEN (linux/tcp.h); BIRD itself takes more, never connects, and from 5,000 on crashes."""
 _DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -29,6 +31,11 @@ def protocol_name(peer: str) -> str:
     Every character that a symbol cannot have is written as its code, so that two names never become one.
     """
     return "peer_" + re.sub(r"[^A-Za-z0-9]", lambda match: f"_{ord(match[0]):x}_", peer)
+
+
+def usable_password(text: str) -> bool:
+    """Whether BIRD and the kernel use all of `text`, and nothing else, as a password."""
+    return 0 < len(text.encode()) <= PASSWORD_LIMIT_BYTES and not set(text) & set('"\n\0')
 
 
 def render(routing: Routing) -> str:
@@ -105,8 +112,8 @@ def _bfd(bfd: Bfd) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    if '"' in text or "\n" in text:
-        raise ValueError("BIRD cannot quote a password with a double quote or a line break")
+    if not usable_password(text):
+        raise ValueError(f"a password has 1 to {PASSWORD_LIMIT_BYTES} bytes, none a double quote, line break or NUL")
     return text
 
 

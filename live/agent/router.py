@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import argparse
 import base64
-import binascii
 import logging
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from http import HTTPStatus
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from core import kube, names
 from core.errors import ApiError, DataplaneError, InputError, Problem
 from core.kube import Informer, KubeApi
 from core.manifests import workloads
-from core.model import Bgp, Gateway, GatewayRouter, SecretKey
+from core.model import Bgp, SecretKey
 from core.plan import gateway_ref, peers_of
-from core.ports import Peer, PeerState, PolicyRoutes, Routing
+from core.ports import NO_PASSWORD, Peer, PeerState, PolicyRoutes, Routing
 from core.router import bird as bird_text
 from core.secret import Secret
 from live.agent.load_balancer import namespaced_name
@@ -66,11 +66,15 @@ class Router:
         self._router_id = router_id
         self._reports = SessionReports(api, pod)
         self._passwords: dict[SecretKey, Secret] = {}
+        self._complaints: dict[SecretKey, str] = {}
+        """What was last wrong with a password."""
         self._routing: Routing | None = None
         self._peers: tuple[Peer, ...] = ()
 
     def reconcile(self) -> float:
         """Makes BIRD and the rules agree with the objects and with what is programmed, and reports the sessions.
+
+        A peer whose password cannot be had is left out: it keeps no other from what it has to know.
 
         Returns the seconds until it wants to look at the sessions again.
         """
@@ -82,10 +86,11 @@ class Router:
         vips = known.vips if known is not None else ()
         if known is not None:
             self._rules.apply(vips)
-        self._peers = self._with_passwords(gateway, objects.routers)
+        wanted = peers_of(gateway, objects.routers) if gateway is not None else ()
+        self._peers = tuple(self._with_password(peer) for peer in wanted)
         routing = Routing(
             router_id=self._router_id,
-            peers=self._peers,
+            peers=tuple(peer for peer in self._peers if not _lacks_password(peer)),
             announced=known.announced if known is not None else (),
             vips=vips,
             table=GATEWAY_TABLE,
@@ -113,7 +118,9 @@ class Router:
         states = []
         for peer in self._peers:
             session = sessions.get(bird_text.protocol_name(peer.name))
-            if session is not None:
+            if _lacks_password(peer):
+                states.append(PeerState(name=peer.name, up=False, session=NO_PASSWORD, bfd="", since="", announced=0))
+            elif session is not None:
                 states.append(
                     PeerState(
                         name=peer.name,
@@ -139,33 +146,52 @@ class Router:
             return None
         return "no BGP session is established: " + ", ".join(f"{s.name} is {s.session}" for s in states)
 
-    def _with_passwords(self, gateway: Gateway | None, routers: tuple[GatewayRouter, ...]) -> tuple[Peer, ...]:
-        peers = []
-        for peer in peers_of(gateway, routers) if gateway is not None else ():
-            auth = peer.routing.auth if isinstance(peer.routing, Bgp) else None
-            peers.append(peer if auth is None else replace(peer, password=self._password(auth)))
-        return tuple(peers)
+    def _with_password(self, peer: Peer) -> Peer:
+        """The peer with the password that it needs, if that can be had. As long as it cannot be read, the one that was read last holds.
 
-    def _password(self, where: SecretKey) -> Secret:
-        """Raises InputError when there is none: a session must not come up without the password that was asked for.
-
-        While the API does not answer, the password that it told last holds.
+        Raises ApiError when the API does not tell, and BIRD may have a session whose password was given by our predecessor.
         """
+        where = _password_of(peer)
+        if where is None:
+            return peer
         try:
-            secret = self._api.get(kube.SECRETS, self._gateway.namespace, where.secret) or {}
-        except ApiError:
-            if where in self._passwords:
-                return self._passwords[where]
-            raise
-        text = (secret.get("data") or {}).get(where.key)
-        problem = Problem(where=f"Secret {self._gateway.namespace}/{where.secret}", what=f"no usable key {where.key!r}")
-        if not isinstance(text, str):
+            self._passwords[where] = self._read_password(where)
+        except (ApiError, InputError) as error:
+            silent = isinstance(error, ApiError) and error.code != HTTPStatus.FORBIDDEN
+            if silent and self._routing is None:
+                raise
+            if self._complaints.get(where) != str(error):
+                self._complaints[where] = str(error)
+                log.warning("no password for a session", extra={"router": str(peer.router), "why": str(error)})
+        else:
+            self._complaints.pop(where, None)
+        return replace(peer, password=self._passwords.get(where))
+
+    def _read_password(self, where: SecretKey) -> Secret:
+        """Raises InputError when there is none that can be used, ApiError when the API does not tell."""
+        secret = self._api.get(kube.SECRETS, self._gateway.namespace, where.secret) or {}
+        encoded = (secret.get("data") or {}).get(where.key)
+        try:
+            text = base64.b64decode(encoded, validate=True).decode() if isinstance(encoded, str) else ""
+        except ValueError:
+            text = ""
+        if not bird_text.usable_password(text):
+            problem = Problem(
+                where=f"Secret {self._gateway.namespace}/{where.secret}",
+                what=f"no usable key {where.key!r}",
+                expected=f"1 to {bird_text.PASSWORD_LIMIT_BYTES} bytes of UTF-8, none a double quote, line break or NUL",
+            )
             raise InputError(problem)
-        try:
-            self._passwords[where] = Secret(base64.b64decode(text, validate=True).decode())
-        except (binascii.Error, UnicodeDecodeError) as error:
-            raise InputError(problem) from error
-        return self._passwords[where]
+        return Secret(text)
+
+
+def _password_of(peer: Peer) -> SecretKey | None:
+    return peer.routing.auth if isinstance(peer.routing, Bgp) else None
+
+
+def _lacks_password(peer: Peer) -> bool:
+    """A session must not come up without the password that was asked for."""
+    return _password_of(peer) is not None and peer.password is None
 
 
 def main(argv: list[str]) -> int:
