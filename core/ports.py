@@ -33,8 +33,8 @@ class Dataplane(Protocol):
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
         """Makes `forwarding` true for packets that arrive on `interfaces`, with no moment in which a packet sees a half-built table.
 
-        Addresses of targets are on a network of one of the interfaces of this namespace. Interfaces that do not exist yet are
-        an error.
+        Addresses of targets are on a network of one of the interfaces of this namespace. An interface that does not exist is
+        an error, which is raised when all is done for the others.
         """
 
     def counters(self) -> Sequence[FlowCounter]:

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from core.errors import DataplaneError, MachineError
@@ -116,6 +117,8 @@ class TcDataplane:
         self._pins = found
         self._object = object_path
         self._answers_per_s = answers_per_s
+        self._at_work = Lock()
+        """Counters are read by other threads than that of `apply`, which closes the maps that they are read from."""
         self._tables: Tables | None = None
         self._fragments: int | None = None
         self._unreachable: frozenset[Target] = frozenset()
@@ -134,7 +137,8 @@ class TcDataplane:
         Raises DataplaneError when the kernel refuses, or, when all is done for the others, when an interface does not exist.
         """
         there = links()
-        self._apply(forwarding, there_of(interfaces, there), there)
+        with self._at_work:
+            self._apply(forwarding, there_of(interfaces, there), there)
         check_all(interfaces, there)
 
     def _apply(self, forwarding: Forwarding, interfaces: tuple[str, ...], there: Mapping[str, Link]) -> None:
@@ -269,10 +273,10 @@ class TcDataplane:
 
     def counters(self) -> Sequence[FlowCounter]:
         """By flow and target, since this object's first `apply`; targets that are gone for longer are missing."""
-        if self._tables is None:
-            return ()
+        with self._at_work:
+            totals = self._tables.totals() if self._tables is not None else {}
         summed: dict[tuple[str, Address | None], tuple[int, int]] = {}
-        for ((flow, _), target), (packets, octets) in self._tables.totals().items():
+        for ((flow, _), target), (packets, octets) in totals.items():
             before = summed.get((flow, target), (0, 0))
             summed[flow, target] = before[0] + packets, before[1] + octets
         return tuple(
@@ -282,7 +286,8 @@ class TcDataplane:
 
     def drops(self) -> dict[Drop, int]:
         """Packets to our VIPs that were dropped, by reason, since the program was loaded."""
-        return self._tables.program.drops() if self._tables is not None else dict.fromkeys(Drop, 0)
+        with self._at_work:
+            return self._tables.program.drops() if self._tables is not None else dict.fromkeys(Drop, 0)
 
     def program_descriptor(self) -> int:
         """The ingress program, for tests that run it on frames of their own (`bpf.run_once`).
