@@ -133,6 +133,7 @@ class Controller:
             cwd=ROOT, env={**os.environ, "KUBECONFIG": str(server.kubeconfig)}, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._lines: queue.SimpleQueue[Json] = queue.SimpleQueue()
+        self._said: list[Json] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.port = int(self.wait_for("started")["port"])
@@ -144,10 +145,11 @@ class Controller:
                 self._lines.put(json.loads(line))
 
     def wait_for(self, message: str) -> Json:
+        """The first line with this message, said already or not: its threads say "started" and "elected" in any order."""
         ends_s = time.monotonic() + DEADLINE_S
-        while (line := self._lines.get(timeout=ends_s - time.monotonic()))["msg"] != message:
-            pass
-        return line
+        while not (found := [line for line in self._said if line["msg"] == message]):
+            self._said.append(self._lines.get(timeout=ends_s - time.monotonic()))
+        return found[0]
 
     def end(self) -> None:
         self.process.kill()
