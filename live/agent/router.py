@@ -102,14 +102,19 @@ class Router:
         return OBSERVE_EVERY_S
 
     def leave(self, wait: Callable[[float], object]) -> None:
-        """The pod ends: the VIPs are withdrawn, what is under way is carried for another moment, then BIRD says goodbye.
+        """The pod ends: the VIPs are withdrawn, what is under way is carried for another moment, then BIRD says goodbye. A BIRD that
+        does not take the withdrawal says goodbye at once.
 
         Only the order to end leads here. An agent that dies leaves BIRD as it is, and its successor goes on with it.
         """
         if self._routing is not None and self._bird.pid is not None:
-            self._bird.configure(bird_text.render(replace(self._routing, announced=())))
-            log.info("VIPs withdrawn, leaving", extra={"drain_s": DRAIN_S})
-            wait(DRAIN_S)
+            try:
+                self._bird.configure(bird_text.render(replace(self._routing, announced=())))
+            except DataplaneError as error:
+                log.warning("VIPs not withdrawn before leaving", extra={"why": str(error)})
+            else:
+                log.info("VIPs withdrawn, leaving", extra={"drain_s": DRAIN_S})
+                wait(DRAIN_S)
         self._bird.stop()
 
     def observe(self) -> tuple[PeerState, ...]:

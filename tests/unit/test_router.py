@@ -16,7 +16,7 @@ from core.errors import ApiError
 from core.kube import GATEWAY_ROUTERS, GATEWAYS, SECRETS, Resource
 from core.model import Prefix
 from live.agent.programmed import Programmed, ProgrammedFollower, serve_programmed
-from live.agent.router import Router
+from live.agent.router import DRAIN_S, Router
 from live.bird import Bird
 from live.sessions import sessions
 from live.store import ModelStore
@@ -162,3 +162,15 @@ def test_a_password_that_was_never_read_delays_no_withdrawal(pod: Pod, code: int
     running = pod.announces(B)
     assert f"route {A} " not in running
     assert "peer_secured" not in running
+
+
+@pytest.mark.parametrize("mute", [False, True])
+def test_a_bird_that_does_not_take_the_withdrawal_is_ended_at_once(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, mute: bool
+) -> None:
+    done: list[object] = []
+    monkeypatch.setattr(Bird, "stop", lambda _: done.append("ended"))
+    pod.announces(A)
+    pod.fake.mute = mute
+    pod.router.leave(done.append)
+    assert done == (["ended"] if mute else [DRAIN_S, "ended"])
