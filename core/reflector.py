@@ -178,11 +178,13 @@ class Reflector:
             name, version = _identity(obj)
             if kind != "BOOKMARK" and not name[1]:
                 raise _GarbageError(f"a watch event {kind} without a name")
-            if kind != "DELETED" and _older(version, self._version):
-                raise _GarbageError(f"the server's store has gone back from version {self._version} to {version}")
+            # A deletion may be told with the version of the last write, but not with one from before the object that we know.
+            known = self._version if kind != "DELETED" else _version_of(self._objects.get(name))
+            if _older(version, known):
+                raise _GarbageError(f"the server's store has gone back from version {known} to {version}")
         except _GarbageError as garbage:
             return self.failed(Failure(cause=Cause.GARBAGE, what=str(garbage)), now_s)
-        self._version = version
+        self._version = self._version if _older(version, self._version) else version
         self._newest = self._newest if _older(version, self._newest) else version
         self._failures = 0
         self._watch_told = True
@@ -310,7 +312,14 @@ def _identity(obj: object) -> tuple[ObjectName, str]:
     version = metadata.get("resourceVersion")
     if not isinstance(version, str) or not version:
         raise _GarbageError(f"object {metadata.get('name')!r} without a resourceVersion")
-    return (metadata.get("namespace") or "", metadata.get("name") or ""), version
+    namespace, name = metadata.get("namespace") or "", metadata.get("name") or ""
+    if not isinstance(namespace, str) or not isinstance(name, str):
+        raise _GarbageError(f"an object called {name!r} in {namespace!r}")
+    return (namespace, name), version
+
+
+def _version_of(obj: Json | None) -> str | None:
+    return obj["metadata"]["resourceVersion"] if obj is not None else None
 
 
 def _older(version: str, known: str | None) -> bool:
@@ -320,7 +329,12 @@ def _older(version: str, known: str | None) -> bool:
 
     Source: KEP-5504, Comparable Resource Version: decimal numbers of one resource may be compared.
     """
-    return known is not None and known.isdecimal() and version.isdecimal() and int(version) < int(known)
+    return known is not None and _is_number(known) and _is_number(version) and int(version) < int(known)
+
+
+def _is_number(version: str) -> bool:
+    """Of 64 bits, as etcd has them; Python refuses to read very long ones."""
+    return version.isdecimal() and len(version) <= 20
 
 
 def _alike(old: Json | None, new: Json) -> bool:

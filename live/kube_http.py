@@ -192,8 +192,11 @@ class KubeHttp:
     ) -> urllib3.BaseHTTPResponse:
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
-        with self._credentials:  # renewing a token may run a program and rewrites the configuration
-            self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+        try:
+            with self._credentials:  # renewing a token may run a program and rewrites the configuration
+                self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+        except (config.ConfigException, OSError, ValueError) as error:
+            raise ApiError(0, "NoCredentials", f"{method} {path}: the token cannot be read: {error}") from error
         payload = None
         if body is not None:
             headers["Content-Type"] = content_type

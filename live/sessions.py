@@ -40,16 +40,18 @@ class SessionReports:
         away is written again."""
         by_name = {state.name: state for state in states}
         current = {router["metadata"]["name"]: router for router in routers}
-        try:
-            for peer in peers:
-                if peer.name in by_name:
+        failed: ApiError | None = None
+        for peer in peers:
+            if peer.name in by_name and (
+                failed is None or failed.code
+            ):  # a server that is not reached is not asked again
+                try:
                     self._tell(peer.router, by_name[peer.name], current.get(peer.router.name))
-        except ApiError as error:
-            if not self._failing:
-                log.warning("a session could not be reported, will retry", extra={"why": str(error)})
-            self._failing = True
-        else:
-            self._failing = False
+                except ApiError as error:
+                    failed = error
+        if failed is not None and not self._failing:
+            log.warning("a session could not be reported, will retry", extra={"why": str(failed)})
+        self._failing = failed is not None
 
     def _tell(self, router: ObjectRef, state: PeerState, current: Json | None) -> None:
         mine = [session for session in sessions(current or {}) if session.get("pod") == self._pod]

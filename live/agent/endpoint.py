@@ -93,7 +93,7 @@ class EndpointAgent:
                 continue
             try:
                 self._serve(uid, pod, found[uid])
-            except (DataplaneError, ValueError) as error:
+            except (DataplaneError, ValueError, OSError) as error:  # the last one: its process ends just now
                 again_s = LOOK_AGAIN_S
                 self._complain(uid, pod, "a Pod cannot be served", error)
             except ApiError as error:

@@ -170,7 +170,7 @@ class ProgrammedFollower:
                     self._connection = connection
                 while not self._stopped.is_set():
                     self._poll(connection)
-            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
                 if self._connected and not self._stopped.is_set():
                     log.info("the load balancer is away, its last word holds", extra={"why": str(error)})
                 self._connected = False

@@ -209,6 +209,26 @@ def test_a_store_that_has_gone_back_leads_to_a_list(kind: str) -> None:
     assert set(reflector.page_received(restored, 1.0 + STALE_GRACE_S)) == {("blue", "a"), ("blue", "b")}
 
 
+def test_an_old_deletion_of_an_object_that_was_made_again_leads_to_a_list() -> None:
+    """Events out of order: the object that is told to be gone is not the one that is there."""
+    reflector = listed(pod("a", 12), version=12)
+    reflector.watch_opened(0.0)
+    assert reflector.event_received(event("DELETED", pod("a", 11)), 0.0) == ()
+    assert set(reflector.objects()) == {("blue", "a")}
+    assert not reflector.watching
+    assert reflector.next_action(1.0) == FIRST_LIST
+
+
+def test_a_deletion_with_the_version_of_the_last_write_does_not_take_the_version_back() -> None:
+    """Otherwise an older change that is told late would be believed."""
+    reflector = listed(pod("a", 20), pod("b", 100), version=100)
+    reflector.watch_opened(0.0)
+    assert reflector.event_received(event("DELETED", pod("a", 20)), 0.0) == (("blue", "a"),)
+    assert reflector.event_received(event("MODIFIED", pod("b", 60)), 0.0) == ()
+    assert reflector.objects()["blue", "b"]["metadata"]["resourceVersion"] == "100"
+    assert not reflector.watching
+
+
 def test_a_list_of_a_replica_that_lags_is_not_believed() -> None:
     """It would bring back what is gone and take away what has come; the next list, of the replica that knows, is."""
     reflector = listed(pod("new", 20), version=20)
@@ -227,8 +247,9 @@ def test_a_list_of_a_replica_that_lags_is_not_believed() -> None:
 def test_versions_that_are_no_numbers_are_not_compared() -> None:
     reflector = new_reflector()
     reflector.page_received({"metadata": {"resourceVersion": "z"}, "items": []}, 0.0)
-    changed = reflector.event_received(event("ADDED", {"metadata": {"name": "a", "resourceVersion": "b"}}), 0.0)
-    assert changed == (("", "a"),)
+    for name, version in (("a", "b"), ("c", "9" * 5000), ("d", "1")):
+        metadata = {"name": name, "resourceVersion": version}
+        assert reflector.event_received(event("ADDED", {"metadata": metadata}), 0.0) == (("", name),)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +258,7 @@ def test_versions_that_are_no_numbers_are_not_compared() -> None:
         {"type": "ADDED"},
         {"type": "ADDED", "object": {"metadata": {"name": "a"}}},
         {"type": "ADDED", "object": {"metadata": {"resourceVersion": "11"}}},
+        {"type": "ADDED", "object": {"metadata": {"name": ["a"], "resourceVersion": "11"}}},
         {"type": "PRUNED", "object": pod("a", 11)},
         {"object": 3},
     ],

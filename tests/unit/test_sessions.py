@@ -6,10 +6,12 @@ That one manager's element goes and the others stay is the API server's doing, w
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from core.errors import ApiError
-from core.kube import GATEWAY_ROUTERS, Json
+from core.kube import GATEWAY_ROUTERS, Json, Resource
 from core.manifests import parse
 from core.model import ObjectRef
 from core.plan import plan
@@ -93,6 +95,21 @@ class Refusing(FakeApi):
 def test_a_report_that_is_not_taken_disturbs_nothing(code: int) -> None:
     """The API server may be away for as long as it likes: the pod forwards and announces, and says that it is ready."""
     SessionReports(Refusing(code), "a").tell([PEER], [STATE], [])
+
+
+def test_a_router_that_is_refused_keeps_no_other_from_its_report(api: FakeApi) -> None:
+    other = replace(PEER, name="router-x", router=replace(REF, name="router-x"))
+    refused: list[str] = []
+
+    def refuse(verb: str, _: Resource, name: str) -> None:
+        if name == "router-x":
+            refused.append(verb)
+            raise ApiError(422, "Invalid", "no such field")
+
+    api.refuse = refuse
+    SessionReports(api, "a").tell([other, PEER], [replace(STATE, name="router-x"), STATE], [stored(api)])
+    assert refused
+    assert [s["session"] for s in sessions(stored(api))] == ["Established"]
 
 
 def test_a_router_that_is_gone_has_nothing_to_forget() -> None:
