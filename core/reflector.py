@@ -123,6 +123,11 @@ class Reflector:
         """Whether the server answered last that it does not serve this resource."""
         return self._absent_since_s is not None
 
+    @property
+    def version(self) -> str | None:
+        """The newest version that the server has told of, None before the first list: `objects` has all changes up to it."""
+        return self._newest
+
     def objects(self) -> Mapping[ObjectName, Json]:
         """The objects as they are now; the mapping never changes. O(n) after a change, else O(1)."""
         if self._snapshot is None:

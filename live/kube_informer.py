@@ -57,6 +57,12 @@ class WatchingInformer:
         """Waits for `synced`, at most `timeout_s`; returns it."""
         return self._synced.wait(timeout_s)
 
+    @property
+    def version(self) -> str | None:
+        """The newest version that the server has told of, None before the first list: `objects` has all changes up to it, or more."""
+        with self._changed:
+            return self._reflector.version
+
     def objects(self) -> Mapping[ObjectName, Json]:
         """The objects as they are now, without managedFields; the mapping and what is in it never change."""
         with self._changed:
