@@ -109,6 +109,10 @@ class Informer(Protocol):
     def synced(self) -> bool:
         """Whether the first list is complete."""
 
+    @property
+    def version(self) -> str | None:
+        """The newest resourceVersion that the server has told of, None before the first list: `objects` has all changes up to it."""
+
     def objects(self) -> Mapping[ObjectName, Json]:
         """A snapshot of the objects; they are shared, so nobody changes them."""
 

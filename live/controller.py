@@ -95,7 +95,7 @@ class Controller:
         Slices are what packets wait for: while there are many other requests to make, as when a thousand Pods get their attachments,
         a turn ends early for what is new, and the next one goes on.
 
-        Returns the seconds until the next try when something was refused.
+        Returns the seconds until the next try when something was refused, or until the next look while a write of a slice is not seen.
         """
         wanted = self._store.plan()
         refused = 0
@@ -108,7 +108,7 @@ class Controller:
                 self._settled = before | self._settled
                 break
             refused += self._refused(request)
-        return RETRY_FAILED_S if refused else None
+        return RETRY_FAILED_S if refused else self._slices_written.look_again_s()
 
     def _refused(self, request: Callable[[], object]) -> bool:
         try:

@@ -50,9 +50,11 @@ class PlanStore:
         return self._changes.models(informer)
 
 
-OWN_WRITE_S = 5.0
-"""How long a write of ours stands against what the informer says: much longer than a watch takes, and a write that somebody else undid
-before we saw it is not believed for ever."""
+OWN_WRITE_S = 300.0
+"""How long a write of ours stands while the watch has not come to it: longer than a watch may be silent, WATCH_READ_TIMEOUT_S, and the
+next one takes to begin. Only the watch of a store that was restored from before the write never comes to it."""
+LOOK_AGAIN_S = 5.0
+"""While a write is not seen: a list that has nothing new wakes nobody, though its version says that the write was undone."""
 
 
 class OwnWrites:
@@ -62,10 +64,15 @@ class OwnWrites:
         self._informer = informer
         self._now_s = now_s
         self._written: dict[ObjectName, tuple[Json, float]] = {}
+        """What stands for what the informer holds, and until when, seen or not."""
 
     @property
     def synced(self) -> bool:
         return self._informer.synced
+
+    @property
+    def version(self) -> str | None:
+        return self._informer.version
 
     def note(self, stored: Json) -> None:
         """What the API answered to a write."""
@@ -76,25 +83,29 @@ class OwnWrites:
         """It was deleted."""
         self._written.pop(name, None)
 
+    def look_again_s(self) -> float | None:
+        """In how long to look at `objects` again although nothing is told: while a write is not seen."""
+        now_s = self._now_s()
+        return LOOK_AGAIN_S if any(until_s > now_s for _, until_s in self._written.values()) else None
+
     def objects(self) -> Mapping[ObjectName, Json]:
-        """What the informer holds, with writes of ours over it that are newer, or the same: what we wrote is nobody's change."""
+        """What the informer holds, under writes of ours that it has not come to, or the same: what we wrote is nobody's change."""
+        # Before the objects: they may have more than this version, never less.
+        told = _number(self._informer.version)
         seen, now_s = self._informer.objects(), self._now_s()
-        self._written = {
-            name: (stored, until_s)
-            for name, (stored, until_s) in self._written.items()
-            if _is_over(seen.get(name), stored, in_time=until_s > now_s)
-        }
+        for name, (stored, until_s) in list(self._written.items()):
+            version, held = _version(stored), _version(seen.get(name))
+            if held == version:
+                self._written[name] = (stored, now_s)
+            elif max(told, _number(held)) >= _number(version) or until_s <= now_s:
+                del self._written[name]
         return {**seen, **{name: stored for name, (stored, _) in self._written.items()}} if self._written else seen
 
 
-def _is_over(seen: Json | None, stored: Json, *, in_time: bool) -> bool:
-    """Whether `stored`, which we wrote, stands for what was `seen`."""
-    if seen is None or _version(seen) < _version(stored):
-        return in_time
-    return bool(seen["metadata"].get("resourceVersion") == stored["metadata"].get("resourceVersion"))
+def _version(obj: Json | None) -> str | None:
+    return obj["metadata"]["resourceVersion"] if obj is not None else None
 
 
-def _version(obj: Json) -> int:
-    """resourceVersion; comparable as a number (KEP-5504), 0 when it is none."""
-    text = str(obj["metadata"].get("resourceVersion", ""))
-    return int(text) if text.isdecimal() else 0
+def _number(version: str | None) -> int:
+    """A resourceVersion; comparable as a number of 64 bits (KEP-5504), 0 when it is none."""
+    return int(version) if version is not None and version.isdecimal() and len(version) <= 20 else 0

@@ -29,6 +29,10 @@ class FakeInformer:
     def synced(self) -> bool:
         return True
 
+    @property
+    def version(self) -> str | None:
+        return self._api.version
+
     def objects(self) -> Mapping[ObjectName, Json]:
         return {name: obj for name, obj in self._api.snapshot(self._resource).items() if self._matches(obj)}
 
@@ -41,7 +45,7 @@ class FakeApi:
         self._objects: dict[str, dict[ObjectName, Json]] = {}
         self._applied: dict[tuple[str, ObjectName, str, str], Json] = {}
         self._listeners: list[tuple[str, Callable[[Json], bool], Listener]] = []
-        self._versions = itertools.count(1)
+        self._version = 0
         self._uids = itertools.count(1)
         self._changes: queue.SimpleQueue[tuple[str, ObjectName, Json] | None] = queue.SimpleQueue()
         self._teller: threading.Thread | None = None
@@ -52,6 +56,12 @@ class FakeApi:
         if self._teller is not None:
             self._changes.put(None)
             self._teller.join()
+
+    @property
+    def version(self) -> str:
+        """The newest that an object has."""
+        with self._lock:
+            return str(self._version)
 
     def snapshot(self, resource: Resource) -> dict[ObjectName, Json]:
         with self._lock:
@@ -201,7 +211,8 @@ class FakeApi:
         return stored
 
     def _store(self, resource: Resource, name: ObjectName, obj: Json) -> Json:
-        obj["metadata"]["resourceVersion"] = str(next(self._versions))
+        self._version += 1
+        obj["metadata"]["resourceVersion"] = str(self._version)
         self._objects.setdefault(resource.plural, {})[name] = obj
         return obj
 

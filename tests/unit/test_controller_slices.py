@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from core import kube, names
 from core.errors import ApiError
-from core.kube import Json, Resource
+from core.kube import Informer, Json, ObjectName, Resource
 from core.manifests import parse, render, workloads
 from core.model import EndpointSlice
 from core.plan import plan
@@ -64,14 +65,45 @@ def a_service(limit: int) -> Json:
     return made
 
 
-def controller_of(api: FakeApi, limit: int, pods: int) -> Controller:
+class Silent:
+    """An informer of the slices as they were when it was made: its watch tells of nothing."""
+
+    synced = True
+
+    def __init__(self, api: FakeApi) -> None:
+        self.version: str | None = api.version
+        self._objects = api.snapshot(kube.ENDPOINT_SLICES)
+
+    def objects(self) -> Mapping[ObjectName, Json]:
+        return self._objects
+
+
+class Following:
+    """An informer that follows another one, which the test exchanges."""
+
+    synced = True
+
+    def __init__(self, informer: Informer) -> None:
+        self.informer = informer
+
+    @property
+    def version(self) -> str | None:
+        return self.informer.version
+
+    def objects(self) -> Mapping[ObjectName, Json]:
+        return self.informer.objects()
+
+
+def controller_of(api: FakeApi, limit: int, pods: int, slices: Informer | None = None) -> Controller:
     for obj in (objects.gateway(), objects.l34_route(), a_service(limit), *map(a_pod, range(pods))):
         api.create(RESOURCES[obj["apiVersion"], obj["kind"]], obj)
-    informers = {
+    informers: dict[str, Informer] = {
         resource.kind: api.watch(resource, lambda _: None) for resource in (*kube.PLANNED_FROM, kube.DEPLOYMENTS)
     }
+    if slices is not None:
+        informers["EndpointSlice"] = slices
     return Controller(
-        api, dict(informers), workloads.Build(image="tidegate", dataplane="nft"), lambda: "2026-01-01T00:00:00Z"
+        api, informers, workloads.Build(image="tidegate", dataplane="nft"), lambda: "2026-01-01T00:00:00Z"
     )
 
 
@@ -166,3 +198,49 @@ def test_a_slice_keeps_what_it_gives_away_while_the_one_that_takes_it_is_refused
     api.refused = set()
     turn_until_nothing_is_left(controller, api)
     assert [len(api.slots(name)) for name in ("svc-ipv4", "svc-ipv4-1", "svc-ipv4-2")] == [100, 100, 50]
+
+
+def slots_of_pods(api: FakeApi) -> dict[str, int]:
+    raw = api.snapshot(kube.ENDPOINT_SLICES)["default", "svc-ipv4"]
+    slots: dict[str, int] = json.loads(raw["metadata"]["annotations"][names.SLOTS])
+    return slots
+
+
+def test_no_pod_changes_its_slot_while_the_watch_of_slices_is_silent(
+    api: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half open, a connection is silent for minutes, while those of other resources go on."""
+    now_s = [0.0]
+    monkeypatch.setattr("live.controller.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    slices = Following(api.watch(kube.ENDPOINT_SLICES, lambda _: None))
+    controller = controller_of(api, limit=100, pods=4, slices=slices)
+    turn_until_nothing_is_left(controller, api)
+    now_s[0] = 100.0
+    slices.informer = Silent(api)
+    api.create(kube.PODS, a_pod(4))
+    controller.reconcile()
+    api.delete(kube.PODS, "default", "app-1", grace_period_s=0)
+    controller.reconcile()
+    before = slots_of_pods(api)
+    now_s[0] += 30.0
+    api.create(kube.PODS, a_pod(5))
+    controller.reconcile()
+    after = slots_of_pods(api)
+    assert len(after) == len(before) + 1
+    assert {pod: after[pod] for pod in before} == before
+
+
+def test_a_slice_that_is_deleted_right_after_it_was_written_is_written_again_at_once(api: Written) -> None:
+    controller = controller_of(api, limit=100, pods=2)
+    turn_until_nothing_is_left(controller, api)
+    api.delete(kube.ENDPOINT_SLICES, "default", "svc-ipv4")
+    controller.reconcile()
+    assert api.slots("svc-ipv4") == {0, 1}
+
+
+def test_a_turn_is_due_while_the_write_of_a_slice_is_not_seen(api: Written) -> None:
+    slices = Following(Silent(api))
+    controller = controller_of(api, limit=100, pods=2, slices=slices)
+    assert controller.reconcile() is not None
+    slices.informer = api.watch(kube.ENDPOINT_SLICES, lambda _: None)
+    assert controller.reconcile() is None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
+
 from core.kube import Json, ObjectName
-from live.store import OWN_WRITE_S, OwnWrites
+from live.kube_http import WATCH_READ_TIMEOUT_S
+from live.store import LOOK_AGAIN_S, OWN_WRITE_S, OwnWrites
 
 
 class Seen:
@@ -13,6 +16,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.held: dict[ObjectName, Json] = {}
+        self.version: str | None = None
 
     @property
     def synced(self) -> bool:
@@ -44,9 +48,49 @@ def test_a_write_is_there_before_the_watch_tells_of_it() -> None:
     assert writes.objects()[NAME] == slice_(6), "what was seen once is not ours to say any more"
 
 
-def test_a_write_that_was_undone_is_not_believed_for_ever() -> None:
+def test_a_write_stands_while_the_watch_is_silent() -> None:
+    """A connection may be half open for as long as that, and each informer has one of its own."""
     seen, now_s = Seen(), [0.0]
     writes = OwnWrites(seen, lambda: now_s[0])
+    seen.held[NAME], seen.version = slice_(5), "6"
+    writes.note(slice_(7, ours=True))
+    now_s[0] = WATCH_READ_TIMEOUT_S + 30.0
+    assert writes.objects()[NAME] == slice_(7, ours=True)
+    assert writes.look_again_s() == LOOK_AGAIN_S
+    seen.held[NAME], seen.version = slice_(7), "7"
+    assert writes.objects()[NAME] == slice_(7, ours=True), "still the object that we know"
+    assert writes.look_again_s() is None
+
+
+@pytest.mark.parametrize("told", ["7", "8"], ids=["version of the last write", "version of its own"])
+def test_a_deletion_right_after_a_write_is_believed_at_once(told: str) -> None:
+    seen = Seen()
+    writes = OwnWrites(seen, lambda: 0.0)
+    writes.note(slice_(7))
+    seen.held[NAME], seen.version = slice_(7), "7"
+    assert NAME in writes.objects()
+    del seen.held[NAME]
+    seen.version = told
+    assert NAME not in writes.objects()
+
+
+def test_a_write_that_was_undone_before_a_list_is_not_believed() -> None:
+    """The list has nothing of it, and so wakes nobody."""
+    seen = Seen()
+    writes = OwnWrites(seen, lambda: 0.0)
+    writes.note(slice_(7))
+    seen.version = "6"
+    assert NAME in writes.objects()
+    assert writes.look_again_s() == LOOK_AGAIN_S
+    seen.version = "9"
+    assert NAME not in writes.objects()
+    assert writes.look_again_s() is None
+
+
+def test_a_write_that_a_restored_store_does_not_have_is_not_believed_for_ever() -> None:
+    seen, now_s = Seen(), [0.0]
+    writes = OwnWrites(seen, lambda: now_s[0])
+    seen.version = "3"
     writes.note(slice_(7))
     assert NAME in writes.objects()
     now_s[0] = OWN_WRITE_S
@@ -54,3 +98,13 @@ def test_a_write_that_was_undone_is_not_believed_for_ever() -> None:
     writes.note(slice_(9))
     writes.forget(NAME)
     assert NAME not in writes.objects()
+
+
+def test_a_write_that_was_seen_does_not_stand_against_a_store_that_went_back() -> None:
+    seen = Seen()
+    writes = OwnWrites(seen, lambda: 0.0)
+    writes.note(slice_(7, ours=True))
+    seen.held[NAME], seen.version = slice_(7), "7"
+    assert writes.objects()[NAME] == slice_(7, ours=True)
+    seen.held[NAME], seen.version = slice_(4), "5"
+    assert writes.objects()[NAME] == slice_(4)
