@@ -50,7 +50,7 @@ class PlanStore:
         return self._changes.models(informer)
 
 
-OWN_WRITE_S = 300.0
+OWN_WRITE_S = 200.0
 """How long a write of ours stands while the watch has not come to it: longer than a watch may be silent, WATCH_READ_TIMEOUT_S, and the
 next one takes to begin. Only the watch of a store that was restored from before the write never comes to it."""
 LOOK_AGAIN_S = 5.0
@@ -90,14 +90,15 @@ class OwnWrites:
 
     def objects(self) -> Mapping[ObjectName, Json]:
         """What the informer holds, under writes of ours that it has not come to, or the same: what we wrote is nobody's change."""
-        # Before the objects: they may have more than this version, never less.
+        # Before the objects: they may have more than this version, never less. It says of what is not there whether it is gone or
+        # to come; what is there says so itself, even if events come out of order.
         told = _number(self._informer.version)
         seen, now_s = self._informer.objects(), self._now_s()
         for name, (stored, until_s) in list(self._written.items()):
             version, held = _version(stored), _version(seen.get(name))
             if held == version:
                 self._written[name] = (stored, now_s)
-            elif max(told, _number(held)) >= _number(version) or until_s <= now_s:
+            elif (told if held is None else _number(held)) >= _number(version) or until_s <= now_s:
                 del self._written[name]
         return {**seen, **{name: stored for name, (stored, _) in self._written.items()}} if self._written else seen
 

@@ -62,6 +62,16 @@ def test_a_write_stands_while_the_watch_is_silent() -> None:
     assert writes.look_again_s() is None
 
 
+def test_a_write_stands_when_the_watch_tells_of_a_later_one_first() -> None:
+    """Events out of order are garbage, and a list follows."""
+    seen = Seen()
+    writes = OwnWrites(seen, lambda: 0.0)
+    seen.held[NAME], seen.version = slice_(5), "6"
+    writes.note(slice_(7))
+    seen.version = "8"
+    assert writes.objects()[NAME] == slice_(7)
+
+
 @pytest.mark.parametrize("told", ["7", "8"], ids=["version of the last write", "version of its own"])
 def test_a_deletion_right_after_a_write_is_believed_at_once(told: str) -> None:
     seen = Seen()
