@@ -154,6 +154,6 @@ def test_an_object_is_what_its_appliers_last_gave(steps: list[tuple[str, dict[st
     spec = (live or thing()).get("spec") or {}  # null: applied empty, and emptied thereby
     for field, key in (("items", lambda one: one["name"]), ("marks", str)):
         wanted = {key(one) for given in last.values() for one in given.get(field, [])}
-        assert {key(one) for one in spec.get(field, [])} == wanted
+        assert {key(one) for one in spec.get(field) or []} == wanted  # null: likewise
     assert ("inner" in spec) == any("inner" in given for given in last.values())
     assert fieldset.holds(typed.field_set(thing(**spec), SCHEMA), "f:spec", "f:a") == ("a" in spec)
