@@ -186,7 +186,7 @@ class Reflector:
             # A deletion may be told with the version of the last write, but not with one from before the object that we know.
             known = self._version if kind != "DELETED" else _version_of(self._objects.get(name))
             if _older(version, known):
-                raise _GarbageError(f"the server's store has gone back from version {known} to {version}")
+                raise _GarbageError(f"a watch event {kind} of version {version}, but version {known} is known")
         except _GarbageError as garbage:
             return self.failed(Failure(cause=Cause.GARBAGE, what=str(garbage)), now_s)
         self._version = self._version if _older(version, self._version) else version

@@ -95,9 +95,7 @@ class WatchingInformer:
                         assert_never(action)
             except ApiError as error:
                 self._fail(_failure_of(error))
-            except (
-                Exception
-            ) as error:  # whatever it is, a thread that ends would leave the agent with what it knew then, for ever
+            except Exception as error:  # a thread that ends would leave the agent with what it knew then, for ever
                 log.exception("following a resource failed", extra={"resource": self.resource.plural})
                 self._fail(Failure(cause=Cause.GARBAGE, what=repr(error)))
 
