@@ -331,15 +331,17 @@ def _older(version: str, known: str | None) -> bool:
     """Whether a watch tells of a version before one that we know: a server that has lost its store accepts a watch from a version
     that is still to come, and would leave us with objects that are no more. (Some servers tell of a deletion with the version of
     the last write.)
+    """
+    number, least = version_number(version), version_number(known)
+    return number is not None and least is not None and number < least
+
+
+def version_number(version: str | None) -> int | None:
+    """A resourceVersion as a number of 64 bits, as etcd has them; None: it is none, and cannot be compared.
 
     Source: KEP-5504, Comparable Resource Version: decimal numbers of one resource may be compared.
     """
-    return known is not None and _is_number(known) and _is_number(version) and int(version) < int(known)
-
-
-def _is_number(version: str) -> bool:
-    """Of 64 bits, as etcd has them; Python refuses to read very long ones."""
-    return version.isdecimal() and len(version) <= 20
+    return int(version) if version is not None and version.isdecimal() and len(version) <= 20 else None
 
 
 def _alike(old: Json | None, new: Json) -> bool:

@@ -9,6 +9,7 @@ from core.manifests import parse_object
 from core.model import KubeObject
 from core.objects import Objects, Rejected
 from core.plan import Plan, Planner
+from core.reflector import version_number
 from live.changes import Changes
 
 
@@ -108,5 +109,5 @@ def _version(obj: Json | None) -> str | None:
 
 
 def _number(version: str | None) -> int:
-    """A resourceVersion; comparable as a number of 64 bits (KEP-5504), 0 when it is none."""
-    return int(version) if version is not None and version.isdecimal() and len(version) <= 20 else 0
+    """Of what has no version that can be compared, 0."""
+    return version_number(version) or 0
