@@ -66,8 +66,8 @@ class Applier:
 
     def forget(self, resource: Resource, namespace: str, name: str) -> None:
         """The object is gone: what was applied to it means nothing any more."""
-        for target in [t for t in self._applied if t[:3] == (resource.plural, namespace, name)]:
-            del self._applied[target]
+        for subresource in (None, "status"):
+            self._applied.pop((resource.plural, namespace, name, subresource), None)
 
 
 def covers(current: Any, wanted: Any) -> bool:

@@ -25,6 +25,7 @@ from core.manifests import events, render, workloads
 from core.model import Attachment, EndpointSlice, Meta, ObjectRef
 from core.plan import Plan
 from core.status import Status
+from core.statuses import ROUTE_KINDS
 from live.agent.process import AgentProcess, add_arguments
 from live.apply import Applier
 from live.leader import Candidate, Election
@@ -40,6 +41,7 @@ LEAST_REQUESTS = 20
 LEASE = "tidegate-controller"
 LOST_EXIT_CODE = 1
 _RESOURCES = {resource.kind: resource for resource in kube.PLANNED_FROM}
+_WITH_STATUS = ("GatewayClass", "Gateway", "GatewayRouter", *ROUTE_KINDS)
 
 
 _Key = tuple[str, str, str]
@@ -77,6 +79,9 @@ class Controller:
         self._applier = Applier(api, FIELD_MANAGER)
         # Slots are remembered on the slices alone: a turn that began before the last one's slices are seen would assign them anew.
         self._slices_written = OwnWrites(informers["EndpointSlice"], time.monotonic)
+        self._slices_looked_up = False
+        # Of a status that is not seen yet, a turn would take the news for news again.
+        self._statuses_written = {kind: OwnWrites(informers[kind], time.monotonic) for kind in _WITH_STATUS}
         self._informers = informers | {"EndpointSlice": self._slices_written}
         self._store = PlanStore([self._informers[resource.kind] for resource in kube.PLANNED_FROM])
         self._settled: dict[_Key, tuple[object, ...]] = {}
@@ -97,6 +102,8 @@ class Controller:
 
         Returns the seconds until the next try when something was refused, or until the next look while a write of a slice is not seen.
         """
+        if not self._slices_looked_up and self._refused(self._look_up_slices):
+            return RETRY_FAILED_S
         wanted = self._store.plan()
         refused = 0
         before, self._settled = self._settled, {}
@@ -109,6 +116,13 @@ class Controller:
                 break
             refused += self._refused(request)
         return RETRY_FAILED_S if refused else self._slices_written.look_again_s()
+
+    def _look_up_slices(self) -> None:
+        """Who wrote before us may have written what our watch has not told of yet."""
+        ours = f"{names.SLICE_MANAGED_BY}={names.SLICE_MANAGER}"
+        for slice_ in self._api.list(kube.ENDPOINT_SLICES, label_selector=ours):
+            self._slices_written.note(slice_)
+        self._slices_looked_up = True
 
     def _refused(self, request: Callable[[], object]) -> bool:
         try:
@@ -210,6 +224,8 @@ class Controller:
         """Of the Pods that differ from what they were when they had what was planned."""
         pods, planned, attached = self._informers["Pod"].objects(), wanted.attachments, self._attached
         gone = attached.keys() - pods.keys()
+        for name in gone:
+            self._applier.forget(kube.PODS, *name)
         if planned is not self._attachments_seen:
             seen, self._attachments_seen = self._attachments_seen, planned
             gone |= {name for name, (ref, _) in attached.items() if seen.get(ref) is not planned.get(ref)}
@@ -234,9 +250,10 @@ class Controller:
 
     def _statuses(self, wanted: Plan) -> Iterator[_Attempt]:
         now = self._now()
+        there = {kind: writes.objects() for kind, writes in self._statuses_written.items()}
         for status in wanted.statuses:
             name = (status.ref.namespace, status.ref.name)
-            current = self._current(status.ref.kind, name)
+            current = there[status.ref.kind].get(name)
             if current is not None:
                 apply = partial(self._write_status, status, current, now)
                 yield _Attempt((status.ref.kind, *name), (status, current), apply)
@@ -245,7 +262,8 @@ class Controller:
         if not render.concerns(status, current):
             return False
         body = render.status_object(status, current, now)
-        written = self._applier.apply(_RESOURCES[status.ref.kind], body, current, "status")
+        stored = self._statuses_written[status.ref.kind].note
+        written = self._applier.apply(_RESOURCES[status.ref.kind], body, current, "status", stored=stored)
         if written:
             for event in events.news(status, current):
                 self._tell(event, current, now)

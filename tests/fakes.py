@@ -81,6 +81,7 @@ class FakeApi:
         field_selector: str | None = None,
     ) -> Iterable[Json]:
         assert field_selector is None, "this fake has no field selectors"
+        self.refuse("list", resource, "")
         return [obj for obj in self.snapshot(resource).values() if _matcher(namespace, label_selector)(obj)]
 
     def create(self, resource: Resource, obj: Json) -> Json:

@@ -102,6 +102,10 @@ def controller_of(api: FakeApi, limit: int, pods: int, slices: Informer | None =
     }
     if slices is not None:
         informers["EndpointSlice"] = slices
+    return new_controller(api, informers)
+
+
+def new_controller(api: FakeApi, informers: dict[str, Informer]) -> Controller:
     return Controller(
         api, informers, workloads.Build(image="tidegate", dataplane="nft"), lambda: "2026-01-01T00:00:00Z"
     )
@@ -228,6 +232,37 @@ def test_no_pod_changes_its_slot_while_the_watch_of_slices_is_silent(
     after = slots_of_pods(api)
     assert len(after) == len(before) + 1
     assert {pod: after[pod] for pod in before} == before
+
+
+def test_no_pod_changes_its_slot_when_a_controller_takes_over_whose_watch_of_slices_lags(api: Written) -> None:
+    """What makes one lose its Lease, an API server that is slow, makes the watches of the other late."""
+    former = controller_of(api, limit=100, pods=2)
+    turn_until_nothing_is_left(former, api)
+    late = Silent(api)
+    api.delete(kube.PODS, "default", "app-0", grace_period_s=0)
+    api.create(kube.PODS, a_pod(2))
+    api.create(kube.PODS, a_pod(3))
+    turn_until_nothing_is_left(former, api)
+    before = slots_of_pods(api)
+    api.delete(kube.PODS, "default", "app-2", grace_period_s=0)
+    # What the new one cannot look up it may not write either.
+    api.refuse = refuse_lists
+    informers: dict[str, Informer] = {
+        resource.kind: api.watch(resource, lambda _: None) for resource in (*kube.PLANNED_FROM, kube.DEPLOYMENTS)
+    }
+    controller = new_controller(api, informers | {"EndpointSlice": late})
+    assert controller.reconcile() is not None
+    assert slots_of_pods(api) == before
+    api.refuse = lambda _verb, _resource, _name: None
+    controller.reconcile()
+    after = slots_of_pods(api)
+    assert {pod: slot for pod, slot in before.items() if pod in after} == after
+    assert len(after) == 2
+
+
+def refuse_lists(verb: str, resource: Resource, _name: str) -> None:
+    if verb == "list" and resource is kube.ENDPOINT_SLICES:
+        raise ApiError(500, "InternalError", "not now")
 
 
 def test_a_slice_that_is_deleted_right_after_it_was_written_is_written_again_at_once(api: Written) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from core import kube
-from core.kube import Json, Resource
+from core.kube import Informer, Json, ObjectName, Resource
 from core.manifests import workloads
 from live.controller import Controller
 from tests import objects
@@ -77,4 +77,34 @@ def test_an_event_is_told_once_however_many_turns_there_are(api: Written) -> Non
         api.create(kube.SERVICES, objects.service(f"more-{number}"))
         api.create(kube.PODS, objects.pod(number))
         controller.reconcile()
+    assert not [asked for asked in api.asked_since() if asked.endswith(" route")]
+
+
+class Late:
+    """An informer of the routes whose watch tells of nothing."""
+
+    synced = True
+
+    def __init__(self, api: FakeApi) -> None:
+        self.version: str | None = api.version
+        self._objects = api.snapshot(kube.L34_ROUTES)
+
+    def objects(self) -> Mapping[ObjectName, Json]:
+        return self._objects
+
+
+def test_a_status_is_written_and_told_once_while_the_watch_has_not_told_of_it(api: Written) -> None:
+    """Else it would be a transition at each turn, with an Event and a time of its own."""
+    for obj in (objects.gateway(), objects.service(), objects.l34_route(gateway_name="nowhere")):
+        api.create(RESOURCES[obj["apiVersion"], obj["kind"]], obj)
+    informers: dict[str, Informer] = {
+        resource.kind: api.watch(resource, lambda _: None) for resource in (*kube.PLANNED_FROM, kube.DEPLOYMENTS)
+    }
+    times = iter(f"2026-01-01T00:00:0{second}Z" for second in range(9))
+    build = workloads.Build(image="tidegate", dataplane="nft")
+    controller = Controller(api, informers | {"L34Route": Late(api)}, build, lambda: next(times))
+    controller.reconcile()
+    assert {"L34Route route", "Event route"} <= set(api.asked_since())
+    api.create(kube.PODS, objects.pod(1))
+    controller.reconcile()
     assert not [asked for asked in api.asked_since() if asked.endswith(" route")]
