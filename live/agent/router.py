@@ -8,7 +8,7 @@ import base64
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import IPv4Address, ip_address
@@ -25,7 +25,7 @@ from core.router import bird as bird_text
 from core.secret import Secret
 from live.agent.load_balancer import namespaced_name
 from live.agent.process import AgentProcess, add_arguments
-from live.agent.programmed import DEFAULT_ADDRESS, ProgrammedFollower
+from live.agent.programmed import DEFAULT_ADDRESS, ProgrammedFollower, Vips
 from live.bird import Bird
 from live.routes import GATEWAY_TABLE, KernelPolicyRoutes
 from live.sessions import SessionReports, rfc3339
@@ -83,23 +83,31 @@ class Router:
             return OBSERVE_EVERY_S  # we restart beside a BIRD that announces: nothing is withdrawn before the load balancer has spoken
         objects = self._store.objects()
         gateway = next((g for g in objects.gateways if g.meta.ref == self._gateway), None)
-        vips = known.vips if known is not None else ()
         if known is not None:
-            self._rules.apply(vips)
+            self._rules.apply(known.vips)
         wanted = peers_of(gateway, objects.routers) if gateway is not None else ()
+        if self._routing is not None:
+            # First what is known: an API server that does not answer holds up no withdrawal.
+            self._tell_bird(wanted, known)
+        for peer in wanted:
+            self._look_up_password(peer)
+        self._tell_bird(wanted, known)
+        self._reports.tell(self._peers, self.observe(), self._routers.objects().values())
+        return OBSERVE_EVERY_S
+
+    def _tell_bird(self, wanted: Sequence[Peer], known: Vips | None) -> None:
+        """Gives BIRD the peers, those that need a password and have none left out, and what is announced."""
         self._peers = tuple(self._with_password(peer) for peer in wanted)
         routing = Routing(
             router_id=self._router_id,
             peers=tuple(peer for peer in self._peers if not _lacks_password(peer)),
             announced=known.announced if known is not None else (),
-            vips=vips,
+            vips=known.vips if known is not None else (),
             table=GATEWAY_TABLE,
         )
         if self._bird.configure(bird_text.render(routing)):
             log.info("BIRD configured", extra={"announced": [str(vip) for vip in routing.announced]})
         self._routing = routing
-        self._reports.tell(self._peers, self.observe(), self._routers.objects().values())
-        return OBSERVE_EVERY_S
 
     def leave(self, wait: Callable[[float], object]) -> None:
         """The pod ends: the VIPs are withdrawn, what is under way is carried for another moment, then BIRD says goodbye. A BIRD that
@@ -152,13 +160,18 @@ class Router:
         return "no BGP session is established: " + ", ".join(f"{s.name} is {s.session}" for s in states)
 
     def _with_password(self, peer: Peer) -> Peer:
-        """The peer with the password that it needs, if that can be had. As long as it cannot be read, the one that was read last holds.
+        """The peer with the password that was read last, if it needs one."""
+        where = _password_of(peer)
+        return peer if where is None else replace(peer, password=self._passwords.get(where))
+
+    def _look_up_password(self, peer: Peer) -> None:
+        """Reads the password that the peer needs. As long as it cannot be read, the one that was read last holds.
 
         Raises ApiError when the API does not tell, and BIRD may have a session whose password was given by our predecessor.
         """
         where = _password_of(peer)
         if where is None:
-            return peer
+            return
         try:
             self._passwords[where] = self._read_password(where)
         except (ApiError, InputError) as error:
@@ -170,7 +183,6 @@ class Router:
                 log.warning("no password for a session", extra={"router": str(peer.router), "why": str(error)})
         else:
             self._complaints.pop(where, None)
-        return replace(peer, password=self._passwords.get(where))
 
     def _read_password(self, where: SecretKey) -> Secret:
         """Raises InputError when there is none that can be used, ApiError when the API does not tell."""

@@ -143,6 +143,24 @@ def test_a_password_that_was_read_holds_while_it_cannot_be_read(pod: Pod, code: 
     assert 'password "s3cret"' in pod.announces(A)
 
 
+def test_a_withdrawal_does_not_wait_for_a_password_to_be_read(pod: Pod) -> None:
+    """An API server that is not to be reached answers after many seconds, or never."""
+    pod.set_password(b"s3cret")
+    assert f"route {A} " in pod.announces(A, B)
+    running_when_asked: list[str | None] = []
+
+    def ask(_verb: str, resource: Resource, _name: str) -> None:
+        if resource is SECRETS:
+            running_when_asked.append(pod.fake.running)
+
+    pod.api.refuse = ask
+    pod.announces(B)
+    (running,) = running_when_asked
+    assert running is not None
+    assert f"route {A} " not in running
+    assert 'password "s3cret"' in running
+
+
 @pytest.mark.parametrize("code", [0, 403, 500])
 def test_an_api_that_keeps_quiet_ends_no_session_of_a_predecessor(pod: Pod, code: int) -> None:
     """A router agent that has just come back does not know the password yet, with which BIRD has a session."""
