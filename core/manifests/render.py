@@ -116,8 +116,10 @@ def status_object(status: Status, current: Json | None, now: str) -> Json:
             body = _gateway_status(status, before, now)
         case RouteStatus():
             body = {"parents": _parents(status, before, now)}
-        case ClassStatus() | RouterStatus():
+        case ClassStatus():
             body = {"conditions": conditions(status.conditions, status.generation, before, now)}
+        case RouterStatus():
+            body = {"conditions": conditions(status.conditions, status.generation, before, now)} | _sessions_up(before)
         case _:
             assert_never(status)
     # The list of a route's parents is of all its controllers: a write may not undo what another one wrote meanwhile.
@@ -171,6 +173,16 @@ def _gateway_status(status: GatewayStatus, before: Mapping[str, Any], now: str) 
             for listener in status.listeners
         ],
     }
+
+
+def _sessions_up(before: Mapping[str, Any]) -> Json:
+    """For columns of `kubectl get`, which show one element of a list: of how many gateway pods the session is up, and BFD."""
+    sessions = elements(before, "sessions")
+    up = {
+        "established": ("Established", [session.get("session") for session in sessions]),
+        "bfdUp": ("Up", [session["bfd"] for session in sessions if session.get("bfd")]),
+    }
+    return {key: f"{states.count(good)}/{len(states)}" for key, (good, states) in up.items() if states}
 
 
 def _parents(status: RouteStatus, before: Mapping[str, Any], now: str) -> list[Json]:

@@ -108,3 +108,28 @@ def test_a_status_is_written_and_told_once_while_the_watch_has_not_told_of_it(ap
     api.create(kube.PODS, objects.pod(1))
     controller.reconcile()
     assert not [asked for asked in api.asked_since() if asked.endswith(" route")]
+
+
+def test_a_router_tells_of_how_many_pods_its_session_is_up(api: Written) -> None:
+    """A column of `kubectl get` shows one element of a list."""
+    controller = controller_of(api, objects.gateway(), objects.router())
+    controller.reconcile()
+    assert {"established", "bfdUp"}.isdisjoint(router_status(api))
+    for number in range(2):
+        api.create(kube.PODS, objects.gateway_pod(number))
+    sessions = [
+        {"pod": "app-0", "session": "Established", "bfd": "Up"},
+        {"pod": "app-1", "session": "Active", "bfd": ""},
+    ]
+    patch = {"status": {"sessions": sessions}}
+    api.merge_patch(kube.GATEWAY_ROUTERS, "default", "router-v4", patch, subresource="status")
+    controller.reconcile()
+    status = router_status(api)
+    assert (status["established"], status["bfdUp"]) == ("1/2", "1/1")
+
+
+def router_status(api: FakeApi) -> Json:
+    stored = api.get(kube.GATEWAY_ROUTERS, "default", "router-v4")
+    assert stored is not None
+    status: Json = stored["status"]
+    return status
