@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from core.errors import TidegateError
-from core.kube import Json
+from core.kube import Json, ObjectName
 from core.lb.placement import FiveTuples
 from core.manifests import parse
 from core.manifests.workloads import LOAD_BALANCER_PORT
@@ -67,7 +67,7 @@ class MininetWorld:
         self._view: ClusterView | None = None
         self._dataplanes: dict[str, str] = {}
         self._reasons: set[str] = set()
-        self._seen: tuple[int, View, tuple[str, ...]] | None = None
+        self._seen: tuple[tuple[Mapping[ObjectName, Json], ...], View, tuple[str, ...]] | None = None
         """The view after so many changes, and what it lacks."""
 
     def now_s(self) -> float:
@@ -183,10 +183,11 @@ class MininetWorld:
 
     def _looked_at(self) -> tuple[View, tuple[str, ...]]:
         """The objects as they are, and what they lack; a plan is made only when they have changed."""
-        changes = self._cluster_view.changes
-        if self._seen is None or self._seen[0] != changes:
-            view = View.of(self._cluster_view.objects())
-            self._seen = (changes, view, tuple(missing_in_api(view)))
+        # Not by what was told: a change is there before it is told, and has been looked for already.
+        snapshot = self._cluster_view.snapshot()
+        if self._seen is None or any(old is not new for old, new in zip(self._seen[0], snapshot, strict=True)):
+            view = View.of(obj for objects in snapshot for obj in objects.values())
+            self._seen = (snapshot, view, tuple(missing_in_api(view)))
         return self._seen[1:]
 
     def _programmed(self, view: View) -> dict[str, str]:
@@ -326,6 +327,9 @@ class _Known:
     def prefixes(self) -> frozenset[Prefix]:
         return frozenset(route.prefix for route in self._state.routes)
 
+    def established(self) -> frozenset[Address]:
+        return frozenset(session.neighbor for session in self._state.established)
+
     def bfd_up(self) -> frozenset[Address]:
         return frozenset(session.neighbor for session in self._state.bfd if session.state == "Up")
 
@@ -340,6 +344,6 @@ def _metrics(address: str | None) -> str:
             f"http://{host}:{LOAD_BALANCER_PORT}/metrics", timeout=METRICS_DEADLINE_S
         ) as answer:
             text: bytes = answer.read()
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):
         return ""
     return text.decode(errors="replace")

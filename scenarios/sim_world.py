@@ -247,5 +247,8 @@ class _Known:
     def prefixes(self) -> frozenset[Prefix]:
         return self._rib.prefixes()
 
+    def established(self) -> frozenset[Address]:
+        return frozenset(self._rib.established)
+
     def bfd_up(self) -> frozenset[Address]:
         return frozenset(self._rib.bfd_up)

@@ -63,6 +63,7 @@ class Known:
             ip_network("20.0.0.1/32"): set(GATEWAYS[:2]),
             ip_network("2000::1/128"): set(GATEWAYS[2:]),
         } | changes.get("routes", {})
+        self.sessions: list[str] = changes.get("sessions", GATEWAYS)
         self.bfd: list[str] = changes.get("bfd", GATEWAYS)
 
     def next_hops(self, prefix: Prefix) -> frozenset[Address]:
@@ -70,6 +71,9 @@ class Known:
 
     def prefixes(self) -> frozenset[Prefix]:
         return frozenset(self.routes)
+
+    def established(self) -> frozenset[Address]:
+        return frozenset(map(ip_address, self.sessions))
 
     def bfd_up(self) -> frozenset[Address]:
         return frozenset(map(ip_address, self.bfd))
@@ -155,6 +159,7 @@ def test_what_the_api_lacks_is_named(cluster: list[Json], change: Any, expected:
         ),
         (Known(routes={ip_network("2000::1/128"): set()}), "vpn-b reaches 2000::1/128 over 0 of 2 gateway pods"),
         (Known(routes={ip_network("40.0.0.1/32"): set(GATEWAYS[:2])}), "vpn-b still has a route to 40.0.0.1/32"),
+        (Known(sessions=GATEWAYS[1:]), "BGP between vpn-b and 169.254.100.1 is not established"),
         (Known(bfd=GATEWAYS[1:]), "BFD between vpn-b and 169.254.100.1 is not up"),
     ],
 )
