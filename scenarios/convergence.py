@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from core.kube import Json
 from core.lb.fingerprint import fingerprint
 from core.lb.forwarding import Forwarding
 from core.manifests import parse, render
-from core.model import Address, Bgp, EndpointSlice, Pod, Prefix, Static
+from core.model import Address, Attachment, Bgp, EndpointSlice, Pod, Prefix, Static
 from core.objects import Objects
 from core.plan import GatewayPlan, Plan, forwarding_of, gateway_pods, plan
 from scenarios.spec import Router
@@ -102,6 +102,14 @@ def missing_in_kernels(view: View, programmed: Mapping[str, str]) -> Iterator[st
         for pod in pods:
             if programmed.get(pod.meta.name) != wanted:
                 yield f"{pod.meta.ref} has not programmed {planned.gateway.meta.ref} yet"
+
+
+def missing_in_pods(view: View, has: Callable[[str, tuple[Attachment, ...]], bool]) -> Iterator[str]:
+    """The application Pods that do not have the VIPs and the ways back that are planned; `has`: whether the Pod of a UID has them."""
+    for pod in view.objects.pods:
+        wanted = view.plan.attachments.get(pod.meta.ref, ())
+        if wanted and not has(pod.meta.uid, wanted):
+            yield f"{pod.meta.ref} does not have its ways back yet"
 
 
 class Known(Protocol):

@@ -20,6 +20,7 @@ from scenarios.convergence import (
     expected_fingerprint,
     missing_in_api,
     missing_in_kernels,
+    missing_in_pods,
     missing_in_router,
 )
 from scenarios.load import load_scenario
@@ -94,6 +95,15 @@ def test_a_load_balancer_with_another_table_is_named(cluster: list[Json]) -> Non
     ((planned, _),) = view.balancers()
     found = list(missing_in_kernels(view, {"gateway-b-1": expected_fingerprint(view, planned), "gateway-b-2": "old"}))
     assert found == ["Pod default/gateway-b-2 has not programmed Gateway default/gateway-b yet"]
+
+
+def test_a_pod_with_the_ways_back_of_before_is_named(cluster: list[Json]) -> None:
+    """Its VIPs are the same, and nothing in the API says that it is behind."""
+    view = View.of(cluster)
+    pods = {pod.meta.uid: pod.meta.name for pod in view.objects.pods}
+    assert list(missing_in_pods(view, lambda _uid, _wanted: True)) == []
+    found = list(missing_in_pods(view, lambda uid, _wanted: pods[uid] != "example-target-application-b-2"))
+    assert found == ["Pod default/example-target-application-b-2 does not have its ways back yet"]
 
 
 def test_a_fingerprint_follows_the_endpoints(cluster: list[Json]) -> None:
