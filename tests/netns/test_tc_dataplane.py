@@ -265,15 +265,6 @@ def test_unknown_neighbours_are_asked_for(lab: World, plane: tc.TcDataplane) -> 
         lab.gateway.ip(f"neigh replace 172.16.0.2 lladdr {mac} dev t0 nud permanent")
 
 
-def test_frames_for_others_and_other_destinations_pass_untouched(lab: World, plane: tc.TcDataplane) -> None:
-    apply(lab, plane, simple(lab, 4, [0, 1]))
-    flooded = sent(udp(4, 1), 1)
-    seen = lab.exchange([b"\x02\x00\x00\x00\x00\x01" + frame(lab, flooded.raw)[6:]])
-    assert not any(flooded.token in f for frames in seen.targets for f in frames)
-    routed = sent(replace(udp(4, 2), destination=ip_address("172.16.1.2")), 2)
-    assert fates(lab, [routed])[0].startswith("target 1")
-
-
 def test_garbage_is_dropped_or_passed_never_more(lab: World, plane: tc.TcDataplane) -> None:
     """BPF_PROG_TEST_RUN over packets with bytes changed and ends cut off: a verdict for each, none of them internal trouble."""
     draw = random.Random(5)

@@ -15,6 +15,7 @@ from scapy.layers.inet6 import (
     ICMPv6PacketTooBig,
     ICMPv6ParamProblem,
     ICMPv6TimeExceeded,
+    ICMPv6Unknown,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -253,7 +254,8 @@ def test_what_is_neither_transport_nor_echo_is_dropped(plane: Plane, gateway_wor
         layer(src=client, dst=vip, **{"proto" if version == 4 else "nh": number}) / token(n)
         for n, number in enumerate((47, 50, 59, 99))
     ]
-    odd.append(layer(src=client, dst=vip) / (ICMP(type=13) if version == 4 else Raw(b"")) / token(len(odd)))
+    # Timestamp requests, node information queries (RFC 4620): neither echoes nor errors.
+    odd.append(layer(src=client, dst=vip) / (ICMP(type=13) if version == 4 else ICMPv6Unknown(type=139)) / token(4))
     packets = [
         Sent(packet=oracle(version, client, 0, None), raw=bytes(layers), token=b"tg%08x-" % n)
         for n, layers in enumerate(odd)
