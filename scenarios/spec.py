@@ -21,6 +21,8 @@ from scenarios.decode import Interface, key, nearest
 from scenarios.metrics import BY_NAME
 
 LARGEST_ASN = 2**32 - 1
+LONGEST_S = 604_800
+"""A week: what no run needs, and what every clock can count in microseconds."""
 
 
 class Dataplane(Enum):
@@ -137,10 +139,13 @@ class Step:
 
     name: str = key("its name, unique among traffic and timeline", example="clients")
     at_s: float | None = key(
-        "when it begins, counted from time zero; the default without `after` is 0", default=None, minimum=0
+        "when it begins, counted from time zero; the default without `after` is 0",
+        default=None,
+        minimum=0,
+        maximum=LONGEST_S,
     )
     after: str | None = key("the step after whose end it begins; not together with `at_s`", default=None)
-    delay_s: float = key("how long after the end of that step", default=0.0, minimum=0)
+    delay_s: float = key("how long after the end of that step", default=0.0, minimum=0, maximum=LONGEST_S)
     deadline_s: float = key("the run fails when the step is not over by then", default=30.0, minimum=0.1, maximum=3600)
 
 

@@ -75,6 +75,12 @@ def test_phases_take_virtual_time_in_their_order() -> None:
     assert 0 < metrics["traffic_s"] < 0.1
 
 
+@pytest.mark.parametrize("setting", ["traffic.0.at_s=0.1", "traffic.0.at_s=1.1"])
+def test_a_time_that_no_float_has_comes_all_the_same(setting: str) -> None:
+    outcome = outcome_of(load_scenario("poc2-stateless", settings=(setting,)))
+    assert outcome.ok
+
+
 def test_slots_follow_the_order_of_pods() -> None:
     outcome = outcome_of(load_scenario("poc2-scale"))
     assert outcome.after is not None
