@@ -181,9 +181,10 @@ class _Runner:
         self.events.event(self.began_s[step.name], "begin", step=step.name)
         match step:
             case Traffic():
-                tuples = five_tuples(step, self.scenario.router(step.source), self.scenario.seed)
+                router = self.scenario.router(step.source)
+                tuples = five_tuples(step, router, self.scenario.seed)
                 objects = self.world.observe().objects
-                self.predictions[step.name] = [predict(objects, tuples, from_s=0.0, until_s=FOREVER_S)]
+                self.predictions[step.name] = [predict(objects, tuples, from_s=0.0, until_s=FOREVER_S, router=router)]
                 drive = self.world.drive(step, tuples)
                 self.drives[step.name] = drive
                 self.running[step.name] = drive
@@ -204,11 +205,12 @@ class _Runner:
         began_s = self.began_s[step.name]
         for name, predictions in self.predictions.items():
             traffic = next(one for one in self.scenario.traffic if one.name == name)
-            tuples = five_tuples(traffic, self.scenario.router(traffic.source), self.scenario.seed)
+            router = self.scenario.router(traffic.source)
+            tuples = five_tuples(traffic, router, self.scenario.seed)
             # While the change is under way, the old table and the new one are both right.
             predictions[-1] = replace(predictions[-1], until_s=now_s)
-            predictions += predict_on_the_way(passed, tuples, from_s=began_s, until_s=now_s)
-            predictions.append(predict(objects, tuples, from_s=began_s, until_s=FOREVER_S))
+            predictions += predict_on_the_way(passed, tuples, from_s=began_s, until_s=now_s, router=router)
+            predictions.append(predict(objects, tuples, from_s=began_s, until_s=FOREVER_S, router=router))
 
     def finish(self) -> None:
         """Ends long connections, and collects what was measured."""
