@@ -12,7 +12,7 @@ import pytest
 from core import names
 from core.kube import Json
 from core.lb.classifier import Packet, decide
-from core.lb.forwarding import REJECT, pool_table
+from core.lb.forwarding import pool_table
 from core.manifests import parse, render, workloads
 from core.model import Attachment, L4Protocol, ObjectRef
 from core.plan import GatewayPlan, Plan, forwarding_of, plan
@@ -124,30 +124,6 @@ def test_what_a_load_balancer_reads_back_is_what_was_planned() -> None:
 def test_the_order_of_the_objects_does_not_count() -> None:
     items = [*objects.base(), objects.l34_route("b", priority=1), objects.l34_route("a", priority=1)]
     assert planned(*items) == planned(*reversed(items))
-
-
-def test_several_parents_and_weighted_backends() -> None:
-    """Fault 3 of the proof-of-concept."""
-    items = [
-        objects.gateway("one"),
-        objects.gateway("two"),
-        objects.l34_route(
-            parentRefs=[{"name": "one"}, {"name": "two"}, {"name": "absent"}],
-            backendRefs=[{"name": "svc", "port": 1, "weight": 3}, {"name": "gone", "port": 1, "weight": 1}],
-        ),
-        objects.service(gateway_name="one"),
-        objects.pod(0),
-    ]
-    result = planned(*items)
-    assert [g.vips for g in result.gateways] == [(V4,), (V4,)]
-    for gateway in result.gateways:
-        table = pool_table(gateway.forwarding.pools[0])
-        assert abs((table == REJECT).mean() - 0.25) < 1e-4
-    status = status_of(result, "L34Route", "route")
-    assert isinstance(status, RouteStatus)
-    assert [p.parent.name for p in status.parents] == ["one", "two"]
-    resolved = next(c for c in status.parents[0].conditions if c.type == "ResolvedRefs")
-    assert (resolved.status, resolved.reason) == (False, "BackendNotFound")
 
 
 def test_both_families_keep_their_peers_and_next_hops() -> None:
@@ -269,38 +245,6 @@ def test_slots_of_the_seeds_slices_are_read() -> None:
     }
     (slice_,) = planned(*objects.base(targets=2), stored).slices
     assert {e.pod: e.slot for e in slice_.endpoints} == {"app-0": 7, "app-1": 0}
-
-
-def test_tcp_and_l34_routes_share_one_flow_model() -> None:
-    gateway = objects.gateway(addresses=[{"type": "IPAddress", "value": "20.0.0.1"}])
-    items = [gateway, objects.tcp_route(), objects.service(), objects.pod(0)]
-    flows = one_gateway(*items).forwarding.flows
-    assert [(f.priority, f.destinations, [str(p) for p in f.destination_ports]) for f in flows] == [
-        (0, (V4,), ["4000"])
-    ]
-    flows = one_gateway(*items, objects.l34_route(priority=1)).forwarding.flows
-    assert [f.name.split("/")[0] for f in flows] == ["L34Route", "TCPRoute"]
-
-
-def test_a_backend_of_another_namespace_needs_a_grant() -> None:
-    route = objects.l34_route(backendRefs=[{"name": "far", "namespace": "other", "port": 1}])
-    far = objects.service("far", namespace="other", gateway_name="")
-    pod = objects.pod(0, namespace="other", network="nad-2")
-    pod["metadata"]["annotations"][names.NETWORK_STATUS] = json.dumps([{"name": "default/nad-2", "ips": ["10.2.0.9"]}])
-    grant: Json = {
-        "apiVersion": "gateway.networking.k8s.io/v1beta1",
-        "kind": "ReferenceGrant",
-        "metadata": {"name": "let", "namespace": "other"},
-        "spec": {
-            "from": [{"group": "l34.gateway.api.poc", "kind": "L34Route", "namespace": "default"}],
-            "to": [{"group": "", "kind": "Service"}],
-        },
-    }
-    refused = planned(objects.gateway(), route, far, pod)
-    resolved = condition(status_of(refused, "L34Route", "route"), "ResolvedRefs")
-    assert (resolved.status, resolved.reason) == (False, "RefNotPermitted")
-    assert refused.gateways[0].announced == ()
-    assert planned(objects.gateway(), route, far, pod, grant).gateways[0].announced == (V4,)
 
 
 def test_a_bad_object_takes_no_good_one_down() -> None:
