@@ -70,13 +70,15 @@ def _age(pod: Pod) -> tuple[str, str, str]:
 def addresses_on(pod: Pod, networks: AbstractSet[tuple[str, str]]) -> dict[int, Address]:
     """The Pod's first address of each family on `networks` ((namespace, name) of a NetworkAttachmentDefinition): 4 or 6 -> address.
 
-    The interface's name does not count.
+    The interface's name does not count, nor do addresses that no other host can use: the API server refuses a whole EndpointSlice for
+    one of them. Source: Kubernetes, pkg/apis/core/validation, ValidateEndpointIP.
     """
     found: dict[int, Address] = {}
     for status in pod.networks:
         if (status.namespace, status.name) in networks:
             for address in status.addresses:
-                found.setdefault(address.version, address)
+                if not (address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast):
+                    found.setdefault(address.version, address)
     return found
 
 

@@ -32,6 +32,10 @@ WATCH_SPREAD_S = 60
 SHORT_WATCH_S = 1.0
 """A watch that ends sooner and brings nothing counts as a failure (client-go: "very short watch")."""
 
+SILENT_WATCH_S = 120.0
+"""A watch that has told of nothing for so long, not even by one of the bookmarks that come each minute, may never: a server whose store
+was restored from a backup waits until it has come to our version. Then only a new list tells."""
+
 ABSENT_RETRY_S = 30.0
 ABSENT_GRACE_S = 30.0
 """How long a resource that was served must answer 404 until its objects are taken as gone with it."""
@@ -209,6 +213,8 @@ class Reflector:
         """The server ended the watch in order, as it does after `timeout_s`."""
         if self._watch_told or self._lived(now_s):
             self._failures = 0
+            if self._was_silent(now_s):
+                self._version = None
             self._watch_opened_s = None
         else:
             self.failed(Failure(cause=Cause.UNREACHABLE, what="the watch ended at once"), now_s)
@@ -217,11 +223,12 @@ class Reflector:
         """A list or a watch failed. Returns the names that are gone, when the resource itself is."""
         if self._lived(now_s):
             self._failures = 0
+        silent = self._was_silent(now_s)
         self._watch_opened_s = None
         self._failures += 1
         paging = self._page.continue_token is not None
         resumable = failure.cause is Cause.UNREACHABLE or failure.code in RESUMABLE_CODES
-        if not resumable:
+        if not resumable or silent:
             self._version = None
         # A continue token expires with the snapshot that it reads; the whole list at once cannot expire.
         self._restart_list(limit=None if failure.code == 410 and paging else PAGE_LIMIT)
@@ -264,6 +271,10 @@ class Reflector:
 
     def _lived(self, now_s: float) -> bool:
         return self._watch_opened_s is not None and now_s - self._watch_opened_s >= SHORT_WATCH_S
+
+    def _was_silent(self, now_s: float) -> bool:
+        opened_s = self._watch_opened_s
+        return opened_s is not None and not self._watch_told and now_s - opened_s >= SILENT_WATCH_S
 
     def _read_page(self, page: Json) -> tuple[str, str | None, dict[ObjectName, Json]]:
         metadata, items = page.get("metadata"), page.get("items")

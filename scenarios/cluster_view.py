@@ -21,8 +21,6 @@ class ClusterView:
     def __init__(self, api: KubeApi, changed: threading.Condition) -> None:
         self._api = api
         self._changed = changed
-        self.changes = 0
-        """How many changes were told: while it stays, so do the objects."""
         self._informers: dict[str, Informer] = {}
         self._due: dict[tuple[str, ObjectName], int | None] = {}
         """What was written and not yet seen: its version; None: it must be gone."""
@@ -33,7 +31,6 @@ class ClusterView:
 
     def _wake(self, _name: ObjectName) -> None:
         with self._changed:
-            self.changes += 1
             self._changed.notify_all()
 
     def _note_slices(self, name: ObjectName) -> None:
@@ -46,9 +43,13 @@ class ClusterView:
         found, self._passed = self._passed or [], []
         return found
 
+    def snapshot(self) -> tuple[Mapping[ObjectName, Json], ...]:
+        """The objects, kind by kind; of a kind of which nothing has changed, the same mapping as before."""
+        return tuple(informer.objects() for informer in self._informers.values())
+
     def objects(self) -> tuple[Json, ...]:
         """A snapshot; objects are shared, so nobody changes them."""
-        return tuple(obj for informer in self._informers.values() for obj in informer.objects().values())
+        return tuple(obj for objects in self.snapshot() for obj in objects.values())
 
     def behind(self) -> str:
         """What the snapshot does not have yet of what was written here; ``""`` when it has all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from core.kube import Json
 from core.lb.fingerprint import fingerprint
 from core.lb.forwarding import Forwarding
 from core.manifests import parse, render
-from core.model import Address, EndpointSlice, Pod, Prefix
+from core.model import Address, Attachment, Bgp, EndpointSlice, Pod, Prefix, Static
 from core.objects import Objects
 from core.plan import GatewayPlan, Plan, forwarding_of, gateway_pods, plan
 from scenarios.spec import Router
@@ -104,6 +104,14 @@ def missing_in_kernels(view: View, programmed: Mapping[str, str]) -> Iterator[st
                 yield f"{pod.meta.ref} has not programmed {planned.gateway.meta.ref} yet"
 
 
+def missing_in_pods(view: View, has: Callable[[str, tuple[Attachment, ...]], bool]) -> Iterator[str]:
+    """The application Pods that do not have the VIPs and the ways back that are planned; `has`: whether the Pod of a UID has them."""
+    for pod in view.objects.pods:
+        wanted = view.plan.attachments.get(pod.meta.ref, ())
+        if wanted and not has(pod.meta.uid, wanted):
+            yield f"{pod.meta.ref} does not have its ways back yet"
+
+
 class Known(Protocol):
     """What a router outside knows."""
 
@@ -113,6 +121,9 @@ class Known(Protocol):
     def prefixes(self) -> frozenset[Prefix]:
         """All prefixes that it has learned."""
 
+    def established(self) -> frozenset[Address]:
+        """The neighbours with which a BGP session is established."""
+
     def bfd_up(self) -> frozenset[Address]:
         """The neighbours with which BFD is up."""
 
@@ -121,11 +132,13 @@ def missing_in_router(view: View, router: Router, known: Known) -> Iterator[str]
     """What a router outside lacks, or has too much of."""
     expected: dict[Prefix, set[Address]] = {}
     watched: set[Address] = set()
+    spoken_to: set[Address] = set()
     networks = vlan_networks(view.raw, router.vlan)
     for planned, pods in view.balancers():
-        for version, bfd in _sessions(planned, router):
+        for version, routing in _sessions(planned, router):
             hops = set(addresses_on(pods, networks, version))
-            watched |= hops if bfd else set()
+            watched |= hops if routing.bfd is not None else set()
+            spoken_to |= hops if isinstance(routing, Bgp) else set()
             for vip in planned.announced:
                 if vip.version == version:
                     expected.setdefault(vip, set()).update(hops)
@@ -135,16 +148,18 @@ def missing_in_router(view: View, router: Router, known: Known) -> Iterator[str]
             yield f"{router.name} reaches {vip} over {len(has & hops)} of {len(hops)} gateway pods"
     for prefix in sorted(known.prefixes() - expected.keys(), key=str):
         yield f"{router.name} still has a route to {prefix}"
+    for address in sorted(spoken_to - known.established(), key=str):
+        yield f"BGP between {router.name} and {address} is not established"
     for address in sorted(watched - known.bfd_up(), key=str):
         yield f"BFD between {router.name} and {address} is not up"
 
 
-def _sessions(planned: GatewayPlan, router: Router) -> Iterator[tuple[int, bool]]:
-    """The address families in which the gateway's pods talk to `router`, and whether with BFD."""
+def _sessions(planned: GatewayPlan, router: Router) -> Iterator[tuple[int, Bgp | Static]]:
+    """The address families in which the gateway's pods talk to `router`, and how."""
     own = {address.ip for address in router.addresses}
     for peer in planned.peers:
         if peer.address in own:
-            yield peer.address.version, peer.routing.bfd is not None
+            yield peer.address.version, peer.routing
 
 
 def vlan_networks(raw: Iterable[Json], vlan: int) -> frozenset[tuple[str, str]]:

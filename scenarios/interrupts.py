@@ -40,8 +40,11 @@ def delivered() -> Iterator[None]:
     try:
         yield
     finally:
+        lost = delivery.end()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = before
+    if lost:
+        raise KeyboardInterrupt
 
 
 class _Delivery:
@@ -52,10 +55,14 @@ class _Delivery:
         self._lost = threading.Event()
         self._nobody_listens = False
         self._sender: threading.Thread | None = None
+        self._sending = threading.Lock()
+        self._ended = False
 
     def interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """The handler of the signal."""
-        if not self._nobody_listens:
+        if self._nobody_listens:
+            self._lost.set()
+        else:
             self._lost.clear()
             raise KeyboardInterrupt
 
@@ -71,5 +78,16 @@ class _Delivery:
     def _send(self) -> None:
         pause = threading.Event()
         while self._lost.wait():
-            signal.pthread_kill(self._main, signal.SIGINT)
+            with self._sending:
+                if self._ended:
+                    return
+                signal.pthread_kill(self._main, signal.SIGINT)
             pause.wait(AGAIN_S)
+
+    def end(self) -> bool:
+        """No interrupt is sent after this. Returns whether one was lost and has not come."""
+        self._nobody_listens = True
+        with self._sending:
+            lost, self._ended = self._lost.is_set(), True
+        self._lost.set()
+        return lost

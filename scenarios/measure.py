@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from core.lb.placement import DROPPED, REJECTED
 from scenarios.predict import Prediction
-from scenarios.spec import Mode, Traffic
+from scenarios.spec import Mode, Traffic, TrafficProtocol
 from scenarios.world import NOBODY, SEVERAL, Connections
 
 DECIMALS = 6
@@ -49,8 +49,17 @@ class MeasuredTraffic:
                 self.connections.started_s <= prediction.until_s
             )
             good |= valid & (self._by_pod(prediction) == self.connections.answered_by)
-        wrong: NDArray[np.bool_] = (self.connections.answered_by != NOBODY) & ~good
+        wrong: NDArray[np.bool_] = (self.connections.answered_by != NOBODY) & ~good & ~self._moved_datagrams()
         return wrong
+
+    def broken(self) -> NDArray[np.bool_]:
+        """Connections that were lost; shape (n,). Datagrams that another Pod answers from some time on do not notice: for the one that
+        asked, what the first Pod knew is lost."""
+        return self.connections.lost | self._moved_datagrams()
+
+    def _moved_datagrams(self) -> NDArray[np.bool_]:
+        moved: NDArray[np.bool_] = self.connections.answered_by == SEVERAL
+        return moved if self.traffic.protocol is TrafficProtocol.UDP else np.zeros_like(moved)
 
     def must_break(self) -> NDArray[np.bool_]:
         """Connections that were open when a change began after which their target was another one; shape (n,). Short ones have ended
@@ -79,7 +88,7 @@ class MeasuredTraffic:
 
     def break_mismatches(self) -> NDArray[np.bool_]:
         """Connections that broke and had no reason to, or had to break and live; shape (n,)."""
-        lost, must = self.connections.lost, self.must_break()
+        lost, must = self.broken(), self.must_break()
         wrong: NDArray[np.bool_] = (lost & ~must & ~self.may_break()) | (must & ~lost)
         return wrong
 
@@ -113,7 +122,7 @@ def traffic_metrics(measured: Sequence[MeasuredTraffic]) -> dict[str, float]:
     metrics = {
         "connections_total": float(sum(len(one.connections.tuples) for one in measured)),
         "connections_failed": float(sum(int((~one.connections.established).sum()) for one in measured)),
-        "connections_broken": float(sum(int(one.connections.lost.sum()) for one in measured)),
+        "connections_broken": float(sum(int(one.broken().sum()) for one in measured)),
         "connections_must_break": float(sum(int(one.must_break().sum()) for one in measured)),
         "connections_may_break": float(sum(int(one.may_break().sum()) for one in measured)),
         "break_mismatches": float(sum(int(one.break_mismatches().sum()) for one in measured)),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from core.errors import TidegateError
-from core.kube import Json
+from core.kube import Json, ObjectName
 from core.lb.placement import FiveTuples
 from core.manifests import parse
-from core.manifests.workloads import LOAD_BALANCER_PORT
-from core.model import Address, Prefix
+from core.manifests.render import attachment_digest, attachment_text
+from core.manifests.workloads import ENDPOINT_PORT, LOAD_BALANCER_PORT
+from core.model import Address, Attachment, Prefix
 from core.objects import Objects
 from live.kube import KubeClient, connect
 from scenarios.cluster_view import ClusterView
-from scenarios.convergence import View, missing_in_api, missing_in_kernels, missing_in_router
+from scenarios.convergence import View, missing_in_api, missing_in_kernels, missing_in_pods, missing_in_router
 from scenarios.drive import TrafficDrive
 from scenarios.imitated_cluster import ImitatedCluster
 from scenarios.spec import ApiServer, Delete, Router, Scale, Scenario, Traffic
@@ -43,6 +44,9 @@ _FORWARDING_INFO = re.compile(
     r'^tidegate_forwarding_info\{(?=.*fingerprint="([0-9a-f]+)")(?=.*dataplane="(\w+)")', re.MULTILINE
 )
 _DATAPLANE_REASON = re.compile(r'^tidegate_dataplane_info\{(?=.*reason="((?:[^"\\]|\\.)*)")', re.MULTILINE)
+_ATTACHMENT_INFO = re.compile(r'^tidegate_attachment_info\{digest="([0-9a-f]+)",pod_uid="([^"]+)"\}', re.MULTILINE)
+ENDPOINT_AGENT = "tidegate-endpoint"
+"""Their label `app`, in live/deploy/endpoint.yaml."""
 
 
 class MininetWorld:
@@ -67,7 +71,7 @@ class MininetWorld:
         self._view: ClusterView | None = None
         self._dataplanes: dict[str, str] = {}
         self._reasons: set[str] = set()
-        self._seen: tuple[int, View, tuple[str, ...]] | None = None
+        self._seen: tuple[tuple[Mapping[ObjectName, Json], ...], View, tuple[str, ...]] | None = None
         """The view after so many changes, and what it lacks."""
 
     def now_s(self) -> float:
@@ -179,14 +183,17 @@ class MininetWorld:
         if milestone is Milestone.ROUTED:
             for router, speaker in self._speakers.values():
                 missing += missing_in_router(view, router, _Known(speaker.observe()))
-        return missing or list(missing_in_kernels(view, self._programmed(view)))
+        return (
+            missing or list(missing_in_kernels(view, self._programmed(view))) or list(missing_in_pods(view, _has(view)))
+        )
 
     def _looked_at(self) -> tuple[View, tuple[str, ...]]:
         """The objects as they are, and what they lack; a plan is made only when they have changed."""
-        changes = self._cluster_view.changes
-        if self._seen is None or self._seen[0] != changes:
-            view = View.of(self._cluster_view.objects())
-            self._seen = (changes, view, tuple(missing_in_api(view)))
+        # Not by what was told: a change is there before it is told, and has been looked for already.
+        snapshot = self._cluster_view.snapshot()
+        if self._seen is None or any(old is not new for old, new in zip(self._seen[0], snapshot, strict=True)):
+            view = View.of(obj for objects in snapshot for obj in objects.values())
+            self._seen = (snapshot, view, tuple(missing_in_api(view)))
         return self._seen[1:]
 
     def _programmed(self, view: View) -> dict[str, str]:
@@ -197,7 +204,7 @@ class MininetWorld:
         }
         for _, pods in view.balancers():
             for pod in pods:
-                metrics = _metrics(addresses.get(pod.meta.name))
+                metrics = _metrics(addresses.get(pod.meta.name), LOAD_BALANCER_PORT)
                 match = _FORWARDING_INFO.search(metrics)
                 if match is not None:
                     found[pod.meta.name] = match[1]
@@ -326,20 +333,32 @@ class _Known:
     def prefixes(self) -> frozenset[Prefix]:
         return frozenset(route.prefix for route in self._state.routes)
 
+    def established(self) -> frozenset[Address]:
+        return frozenset(session.neighbor for session in self._state.established)
+
     def bfd_up(self) -> frozenset[Address]:
         return frozenset(session.neighbor for session in self._state.bfd if session.state == "Up")
 
 
-def _metrics(address: str | None) -> str:
-    """The metrics of a gateway pod's load balancer; ``""`` when it does not answer."""
+def _has(view: View) -> Callable[[str, tuple[Attachment, ...]], bool]:
+    """Whether a Pod has attachments, as the endpoint agent of its node says; of agents that do not answer, none has any."""
+    found: dict[str, str] = {}
+    for obj in view.raw:
+        labels = obj["metadata"].get("labels") or {}
+        if obj["kind"] == "Pod" and labels.get("app") == ENDPOINT_AGENT:
+            metrics = _metrics((obj.get("status") or {}).get("podIP"), ENDPOINT_PORT)
+            found.update((uid, digest) for digest, uid in _ATTACHMENT_INFO.findall(metrics))
+    return lambda uid, wanted: found.get(uid) == attachment_digest(attachment_text(wanted))
+
+
+def _metrics(address: str | None, port: int) -> str:
+    """The metrics of an agent; ``""`` when it does not answer."""
     if not address:
         return ""
     host = f"[{address}]" if ":" in address else address
     try:
-        with urllib.request.urlopen(
-            f"http://{host}:{LOAD_BALANCER_PORT}/metrics", timeout=METRICS_DEADLINE_S
-        ) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=METRICS_DEADLINE_S) as answer:
             text: bytes = answer.read()
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):
         return ""
     return text.decode(errors="replace")

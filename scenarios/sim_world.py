@@ -21,7 +21,7 @@ from core.lb.placement import FiveTuples
 from core.model import Address, Bfd, Prefix
 from core.objects import Objects
 from scenarios.cluster_view import FOLLOWED, kind_of, resource_of, with_namespace
-from scenarios.convergence import View, missing_in_api, missing_in_kernels, missing_in_router
+from scenarios.convergence import View, missing_in_api, missing_in_kernels, missing_in_pods, missing_in_router
 from scenarios.spec import ApiServer, Delete, Mode, Router, Scale, Scenario, Traffic
 from scenarios.world import NOBODY, Connections, Milestone, Observation, Running, Sample
 from scenarios.yamlsource import read_documents
@@ -122,6 +122,8 @@ class SimWorld:
             if gateway.programmed
         }
         yield from missing_in_kernels(view, programmed)
+        attached = {place.uid: place.attachments for place in self.world.fabric.all_places()}
+        yield from missing_in_pods(view, lambda uid, wanted: attached.get(uid) == wanted)
         if milestone is Milestone.ROUTED:
             for router in self._routers:
                 yield from missing_in_router(view, router, _Known(self.world.rib(router.name)))
@@ -246,6 +248,9 @@ class _Known:
 
     def prefixes(self) -> frozenset[Prefix]:
         return self._rib.prefixes()
+
+    def established(self) -> frozenset[Address]:
+        return frozenset(self._rib.established)
 
     def bfd_up(self) -> frozenset[Address]:
         return frozenset(self._rib.bfd_up)

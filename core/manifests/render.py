@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
@@ -78,6 +79,11 @@ def _endpoint(endpoint: Endpoint, namespace: str) -> Json:
 def attachment_text(attachments: Sequence[Attachment]) -> str:
     """The annotation `core.names.ATTACHMENT`."""
     return compact([{"vips": [str(v) for v in a.vips], "nextHops": [str(h) for h in a.next_hops]} for a in attachments])
+
+
+def attachment_digest(text: str) -> str:
+    """16 hexadecimal digits that equal attachment texts have in common: what is in place can be compared from outside."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def read_attachments(text: str) -> tuple[Attachment, ...]:

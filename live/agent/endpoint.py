@@ -17,6 +17,7 @@ from core.kube import Informer, Json
 from core.manifests import render, workloads
 from core.model import Attachment, ObjectRef, Prefix
 from core.ports import PodNetwork
+from live.agent.metrics import Registry
 from live.agent.process import AgentProcess, add_arguments
 from live.apply import Applier
 from live.podnet import KernelPodNetwork
@@ -104,6 +105,10 @@ class EndpointAgent:
                 self._complaints.pop(uid, None)
         return again_s
 
+    def in_place(self) -> dict[str, str]:
+        """Pod UID -> the text of the attachment that was last made true of it."""
+        return {uid: done.text for uid, done in list(self._done.items())}
+
     def _complain(self, uid: str, pod: Json, what: str, error: Exception) -> None:
         """Once for each reason: an API server that is away would fill the log."""
         if self._complaints.get(uid) != str(error):
@@ -169,4 +174,20 @@ def main(argv: list[str]) -> int:
             Applier(process.kube, FIELD_MANAGER),
             time.monotonic,
         )
+        tell_attachments(process.metrics, agent)
         return process.run(agent.reconcile)
+
+
+def tell_attachments(metrics: Registry, agent: EndpointAgent) -> None:
+    """Adds what is in place to the metrics: the report to the API has the VIPs, but not the ways back, which change with every gateway
+    pod."""
+    info = metrics.gauge(
+        "tidegate_attachment_info", "Always 1; by Pod UID, the digest of the attachment that is in place."
+    )
+
+    def collect() -> None:
+        info.forget()
+        for uid, text in agent.in_place().items():
+            info.set(1, pod_uid=uid, digest=render.attachment_digest(text))
+
+    metrics.before_render(collect)

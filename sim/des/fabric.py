@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -121,6 +121,10 @@ class Fabric:
     def places(self, node: str) -> tuple[PodPlace, ...]:
         """The Pods that have a namespace on a node."""
         return tuple(self._places.get(node, {}).values())
+
+    def all_places(self) -> Iterator[PodPlace]:
+        """The Pods that have a namespace on any node."""
+        return (place for places in self._places.values() for place in places.values())
 
     def add_plane(self, place: PodPlace, plane: Plane) -> None:
         """A gateway pod forwards."""

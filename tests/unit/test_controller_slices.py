@@ -144,6 +144,17 @@ def test_slices_of_at_most_a_hundred_and_a_change_of_one_endpoint_writes_one_sli
     assert 220 in api.slots("svc-ipv4-2"), "a replacement takes the lowest free slot"
 
 
+@pytest.mark.parametrize("address", ["169.254.7.7", "127.0.0.1", "0.0.0.0", "224.0.0.5"])
+def test_a_pod_is_no_endpoint_by_an_address_that_no_slice_may_have(api: Written, address: str) -> None:
+    """The API server refuses the whole slice for it, and so every change of the other endpoints."""
+    controller = controller_of(api, limit=100, pods=1)
+    api.create(kube.PODS, objects.pod(1, addresses=(address,)))
+    api.create(kube.PODS, objects.pod(2, addresses=(address, "10.2.0.77")))
+    turn_until_nothing_is_left(controller, api)
+    stored = api.snapshot(kube.ENDPOINT_SLICES)["default", "svc-ipv4"]
+    assert [endpoint["addresses"] for endpoint in stored["endpoints"]] == [["10.2.0.1"], ["10.2.0.77"]]
+
+
 def test_of_two_thousand_pods_as_many_are_endpoints_as_the_service_may_have(api: Written) -> None:
     controller = controller_of(api, limit=1000, pods=2000)
     asked = turn_until_nothing_is_left(controller, api)

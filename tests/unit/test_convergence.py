@@ -20,6 +20,7 @@ from scenarios.convergence import (
     expected_fingerprint,
     missing_in_api,
     missing_in_kernels,
+    missing_in_pods,
     missing_in_router,
 )
 from scenarios.load import load_scenario
@@ -63,6 +64,7 @@ class Known:
             ip_network("20.0.0.1/32"): set(GATEWAYS[:2]),
             ip_network("2000::1/128"): set(GATEWAYS[2:]),
         } | changes.get("routes", {})
+        self.sessions: list[str] = changes.get("sessions", GATEWAYS)
         self.bfd: list[str] = changes.get("bfd", GATEWAYS)
 
     def next_hops(self, prefix: Prefix) -> frozenset[Address]:
@@ -70,6 +72,9 @@ class Known:
 
     def prefixes(self) -> frozenset[Prefix]:
         return frozenset(self.routes)
+
+    def established(self) -> frozenset[Address]:
+        return frozenset(map(ip_address, self.sessions))
 
     def bfd_up(self) -> frozenset[Address]:
         return frozenset(map(ip_address, self.bfd))
@@ -90,6 +95,15 @@ def test_a_load_balancer_with_another_table_is_named(cluster: list[Json]) -> Non
     ((planned, _),) = view.balancers()
     found = list(missing_in_kernels(view, {"gateway-b-1": expected_fingerprint(view, planned), "gateway-b-2": "old"}))
     assert found == ["Pod default/gateway-b-2 has not programmed Gateway default/gateway-b yet"]
+
+
+def test_a_pod_with_the_ways_back_of_before_is_named(cluster: list[Json]) -> None:
+    """Its VIPs are the same, and nothing in the API says that it is behind."""
+    view = View.of(cluster)
+    pods = {pod.meta.uid: pod.meta.name for pod in view.objects.pods}
+    assert list(missing_in_pods(view, lambda _uid, _wanted: True)) == []
+    found = list(missing_in_pods(view, lambda uid, _wanted: pods[uid] != "example-target-application-b-2"))
+    assert found == ["Pod default/example-target-application-b-2 does not have its ways back yet"]
 
 
 def test_a_fingerprint_follows_the_endpoints(cluster: list[Json]) -> None:
@@ -155,6 +169,7 @@ def test_what_the_api_lacks_is_named(cluster: list[Json], change: Any, expected:
         ),
         (Known(routes={ip_network("2000::1/128"): set()}), "vpn-b reaches 2000::1/128 over 0 of 2 gateway pods"),
         (Known(routes={ip_network("40.0.0.1/32"): set(GATEWAYS[:2])}), "vpn-b still has a route to 40.0.0.1/32"),
+        (Known(sessions=GATEWAYS[1:]), "BGP between vpn-b and 169.254.100.1 is not established"),
         (Known(bfd=GATEWAYS[1:]), "BFD between vpn-b and 169.254.100.1 is not up"),
     ],
 )

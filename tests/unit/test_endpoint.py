@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ from core.errors import DataplaneError
 from core.kube import PODS
 from core.manifests import render
 from core.model import Attachment, Prefix
-from live.agent.endpoint import FIELD_MANAGER, LOOK_AGAIN_S, VERIFY_S, EndpointAgent
+from live.agent.endpoint import FIELD_MANAGER, LOOK_AGAIN_S, VERIFY_S, EndpointAgent, tell_attachments
+from live.agent.metrics import Registry
 from live.apply import Applier
 from live.podns import FolderNamespaces
 from tests import objects
@@ -89,6 +90,25 @@ def test_what_is_in_place_is_looked_at_again_after_a_while_only(node: Node) -> N
     node.now_s = VERIFY_S
     node.agent.reconcile()
     assert node.applied == 2
+
+
+def test_what_is_in_place_of_the_ways_back_is_told_when_it_is_and_not_before(node: Node) -> None:
+    """A run that deletes a gateway pod waits for it: the VIPs, which the report to the API has, stay the same."""
+    netns = node.add_pod(0)
+    node.agent.reconcile()
+    ((uid, before),) = node.agent.in_place().items()
+    after = render.attachment_text((Attachment(vips=(VIP,), next_hops=(ip_address("10.2.0.9"),)),))
+    node.api.merge_patch(PODS, "default", "app-0", {"metadata": {"annotations": {names.ATTACHMENT: after}}})
+    node.broken.add(netns)
+    node.agent.reconcile()
+    assert node.agent.in_place() == {uid: before}
+    node.broken.clear()
+    node.agent.reconcile()
+    assert node.agent.in_place() == {uid: after}
+    metrics = Registry()
+    tell_attachments(metrics, node.agent)
+    digest = render.attachment_digest(after)
+    assert f'tidegate_attachment_info{{digest="{digest}",pod_uid="{uid}"}} 1\n' in metrics.render()
 
 
 def test_a_sandbox_that_was_made_anew_is_served_at_once(node: Node) -> None:

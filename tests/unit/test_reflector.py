@@ -11,6 +11,7 @@ from core.kube import PODS, Json
 from core.reflector import (
     ABSENT_GRACE_S,
     PAGE_LIMIT,
+    SILENT_WATCH_S,
     STALE_GRACE_S,
     Cause,
     Failure,
@@ -100,12 +101,12 @@ def test_objects_are_kept_without_managed_fields_and_with_their_type() -> None:
 
 def test_events_change_the_objects_and_the_version() -> None:
     reflector = listed(pod("a", 7))
+    reflector.watch_opened(0.0)
     assert reflector.event_received(event("ADDED", pod("b", 11)), 0.0) == (("blue", "b"),)
     assert reflector.event_received(event("MODIFIED", pod("a", 12, image="x")), 0.0) == (("blue", "a"),)
     assert reflector.event_received(event("DELETED", pod("b", 13)), 0.0) == (("blue", "b"),)
     assert reflector.event_received(event("DELETED", pod("b", 13)), 0.0) == ()
     assert reflector.objects()["blue", "a"]["spec"] == {"image": "x"}
-    reflector.watch_opened(0.0)
     reflector.watch_ended(240.0)
     assert reflector.next_action(240.0) == OpenWatch(resource_version="13", timeout_s=240)
 
@@ -298,6 +299,24 @@ def test_a_watch_that_ends_at_once_counts_as_a_failure() -> None:
     reflector.event_received(event("ADDED", pod("a", 11)), 1.0)
     reflector.watch_ended(1.1)
     assert isinstance(reflector.next_action(1.1), OpenWatch)
+
+
+@pytest.mark.parametrize("ends", ["in order", "by a time-out"])
+def test_after_a_watch_that_told_nothing_for_long_a_list_is_asked_for(ends: str) -> None:
+    """A real server whose store went back sends nothing until its versions have come to the one that was asked for."""
+    reflector = listed(pod("a", 7))
+    for told, then in ((True, OpenWatch), (False, ListPage)):
+        reflector.watch_opened(0.0)
+        if told:
+            reflector.event_received(event("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": "11"}}), 1.0)
+        if ends == "in order":
+            reflector.watch_ended(SILENT_WATCH_S)
+        else:
+            reflector.failed(Failure(cause=Cause.UNREACHABLE, what="timed out"), SILENT_WATCH_S)
+        assert isinstance(reflector.next_action(SILENT_WATCH_S + 10.0), then)
+    reflector.page_received(page(3, [pod("b", 2)]), 200.0)
+    reflector.page_received(page(3, [pod("b", 2)]), 200.0 + STALE_GRACE_S)
+    assert set(reflector.objects()) == {("blue", "b")}
 
 
 def test_a_resource_that_is_not_served_is_synced_with_nothing_and_asked_for_slowly() -> None:

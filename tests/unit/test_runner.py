@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ from core.manifests import parse, render
 from scenarios.assumed import with_assumed_pods
 from scenarios.load import LoadedScenario, load_scenario
 from scenarios.manifests import desired, read_manifests
-from scenarios.measure import all_metrics
+from scenarios.measure import MeasuredTraffic, all_metrics
 from scenarios.predict import plan_of
 from scenarios.progress import Progress
 from scenarios.results import RunFolder
 from scenarios.runner import Outcome, run, summary
-from scenarios.spec import Traffic
+from scenarios.spec import Traffic, TrafficProtocol
 from scenarios.world import ConnectionRecord
 from tests.unit.fake_world import BrokenWorld, FakeWorld, Rule
 
@@ -157,6 +158,32 @@ def test_a_connection_that_a_table_on_the_way_moves_and_the_last_one_back_may_br
     metrics = outcome().metrics
     assert metrics["connections_broken"] == metrics["connections_must_break"]
     assert metrics["break_mismatches"] == 2
+
+
+def test_datagrams_that_another_pod_answers_from_some_time_on_are_lost_to_the_first(tmp_path: Path) -> None:
+    """They do not notice, as a connection does: in the virtual network both Pods answer, in virtual time the flow is lost."""
+
+    def outcome() -> Outcome:
+        world = FakeWorld(lambda _traffic, i, pod: moves(pod) if i in moved else None)
+        return run(loaded, world, NoEvents(), Progress(world.now_s, io.StringIO()))
+
+    def moves(pod: str) -> ConnectionRecord:
+        return ConnectionRecord(started_s=1.0, established_s=1.0, answered_by=(pod, "another"))
+
+    def as_datagrams() -> MeasuredTraffic:
+        (measured,) = outcome().traffic
+        return replace(measured, traffic=replace(measured.traffic, protocol=TrafficProtocol.UDP))
+
+    loaded, moved = scaled(tmp_path, "long"), set[int]()
+    must = as_datagrams().must_break()
+    moved = set(np.flatnonzero(must).tolist())
+    assert moved
+    measured = as_datagrams()
+    assert (measured.broken() == must).all()
+    assert not measured.break_mismatches().any()
+    assert not measured.mismatches().any()
+    moved.add(int(np.flatnonzero(~must)[0]))
+    assert as_datagrams().break_mismatches().sum() == 1
 
 
 def test_a_connection_is_judged_by_the_table_of_its_own_time(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ from core.model import Address, L4Protocol, Prefix
 from tests.contract.dataplane.world import World
 
 ICMP, ICMPV6 = 1, 58
+ECHO_TYPES = {4: (8, 0), 6: (128, 129)}
+"""Request and reply."""
+PORT_UNREACHABLE = ((ICMP, 3, 3), (ICMPV6, 1, 4))
+"""Protocol, type and code (RFC 792, RFC 4443 section 3.1)."""
 TTL = 64
 
 
@@ -54,8 +58,8 @@ def pseudo_header(source: Address, destination: Address, protocol: int, length: 
     return source.packed + destination.packed + struct.pack(">II", length, protocol)
 
 
-def l4(packet: Packet, payload: bytes) -> tuple[int, bytes]:
-    """(protocol number, header and payload) of `packet`: a TCP SYN, a UDP or SCTP packet or an echo request; checksums are right."""
+def l4(packet: Packet, payload: bytes, *, echo_reply: bool = False) -> tuple[int, bytes]:
+    """(protocol number, header and payload) of `packet`: a TCP SYN, a UDP or SCTP packet or an echo; checksums are right."""
     version = packet.source.version
     ports = struct.pack(">HH", packet.source_port, packet.destination_port)
     match packet.protocol:
@@ -66,7 +70,7 @@ def l4(packet: Packet, payload: bytes) -> tuple[int, bytes]:
         case L4Protocol.SCTP:
             return L4Protocol.SCTP, ports + bytes(8) + payload
         case None:
-            data, at = struct.pack(">BBHHH", 8 if version == 4 else 128, 0, 0, 7, 7) + payload, 2
+            data, at = struct.pack(">BBHHH", ECHO_TYPES[version][echo_reply], 0, 0, 7, 7) + payload, 2
         case _:
             assert_never(packet.protocol)
     number = packet.protocol or (ICMP if version == 4 else ICMPV6)
@@ -76,10 +80,10 @@ def l4(packet: Packet, payload: bytes) -> tuple[int, bytes]:
 
 
 def sent(packet: Packet, number: int, *, ttl: int = TTL) -> Sent:
-    """`packet` on its way, with a payload that nobody else has."""
+    """`packet` on its way, with a payload that nobody else has; every second echo is a reply."""
     token = b"tg%08x-" % number
     # Something behind it: an ICMP error need not quote the last bytes.
-    protocol, data = l4(packet, token + bytes(5))
+    protocol, data = l4(packet, token + bytes(5), echo_reply=number % 2 == 1)
     known = Packet(
         source=packet.source,
         destination=packet.destination,
@@ -149,7 +153,7 @@ def is_forwarded(arrived: bytes, raw: bytes) -> bool:
 
 
 def answers(arrived: bytes, packet: Sent) -> bool:
-    """Whether it is a TCP reset, or an ICMP destination unreachable, about `packet`; with checksums that are right."""
+    """Whether it is a TCP reset, or an ICMP port unreachable, about `packet`; with checksums that are right."""
     there = arrived[14:]
     version = packet.packet.source.version
     if there[0] >> 4 != version:
@@ -170,7 +174,7 @@ def answers(arrived: bytes, packet: Sent) -> bool:
         its_ports = struct.unpack(">HH", data[:4])
         if (protocol, source, its_ports) != (L4Protocol.TCP, packet.packet.destination, ports) or not data[13] & reset:
             return False
-    elif (protocol, data[0]) not in ((ICMP, 3), (ICMPV6, 1)) or packet.token not in data:
+    elif (protocol, data[0], data[1]) not in PORT_UNREACHABLE or packet.token not in data:
         return False
     assert internet_checksum(pseudo + data) == 0, f"wrong checksum in {there.hex()}"
     return True

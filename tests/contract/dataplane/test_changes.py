@@ -17,15 +17,15 @@ from ipaddress import ip_address
 import pytest
 
 from core.errors import DataplaneError
-from core.lb.classifier import Packet
+from core.lb.classifier import Packet, decide
 from core.lb.forwarding import Forwarding, Target
-from core.model import L4Protocol, PortRange
+from core.model import Address, L4Protocol, PortRange
 from live.dataplane.fence import OUR_PROTOCOL
 from live.netlink import NETLINK_NETFILTER, Message, NetlinkSocket, attributes, string
 from tests.contract.dataplane.conftest import Plane
 from tests.contract.dataplane.packets import Sent, expected, fates, frame, random_packet, sent
-from tests.contract.dataplane.sets import CLIENTS, PORTS, VIP, flow, pool, random_forwarding, simple
-from tests.contract.dataplane.world import Namespace, World
+from tests.contract.dataplane.sets import CLIENTS, PORTS, VIP, VIPS, flow, pool, random_forwarding, simple
+from tests.contract.dataplane.world import Namespace, World, target_address
 
 FLOWS = 400
 CHANGES = 12
@@ -230,26 +230,30 @@ def test_counters_count_by_flow_and_target(plane: Plane, gateway_world: World) -
     assert all(c.bytes >= 28 * c.packets for c in plane.counters())
 
 
-def test_a_target_on_no_network_of_ours_gets_nothing_and_nobody_else_does(plane: Plane, gateway_world: World) -> None:
-    far = Target(service="default/service", slot=9, address=ip_address("192.0.2.9"), pod="far")
-    base = simple(gateway_world, 4, [0])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_target_on_no_network_of_ours_gets_nothing_and_nobody_else_does(
+    plane: Plane, gateway_world: World, version: int
+) -> None:
+    far_address = ip_address("192.0.2.9" if version == 4 else "2001:db8:ff::9")
+    far = Target(service="default/service", slot=9, address=far_address, pod="far")
+    base = simple(gateway_world, version, [0])
     backend = replace(base.pools[0].backends[0], targets=(*base.pools[0].backends[0].targets, far))
     forwarding = replace(base, pools=(replace(base.pools[0], backends=(backend,)),))
-    packets = [_udp(n) for n in range(60)]
+    packets = [_udp(n, version) for n in range(60)]
     plane.apply(forwarding)
     found = fates(gateway_world, packets)
-    at_first = [fate for p, fate in zip(packets, found, strict=True) if _goes_to(forwarding, p, "172.16.0.2")]
-    at_far = [fate for p, fate in zip(packets, found, strict=True) if _goes_to(forwarding, p, "192.0.2.9")]
-    assert at_first
-    assert set(at_first) == {"target 0"}
-    assert at_far
-    assert not {fate for fate in at_far if "target" in fate or "leaked" in fate}
+    at_first = {
+        f for p, f in zip(packets, found, strict=True) if _target_of(forwarding, p) == target_address(0, version)
+    }
+    at_far = {f for p, f in zip(packets, found, strict=True) if _target_of(forwarding, p) == far_address}
+    assert at_first == {"target 0"}
+    assert at_far == {"dropped"}
 
 
-def _udp(number: int) -> Sent:
+def _udp(number: int, version: int = 4) -> Sent:
     packet = Packet(
-        source=ip_address("200.1.0.9"),
-        destination=VIP[4].network_address,
+        source=ip_address("200.1.0.9" if version == 4 else "2001:db8:c1::9"),
+        destination=VIP[version].network_address,
         protocol=L4Protocol.UDP,
         source_port=3000 + number,
         destination_port=4000,
@@ -257,11 +261,9 @@ def _udp(number: int) -> Sent:
     return sent(packet, number)
 
 
-def _goes_to(forwarding: Forwarding, packet: Sent, address: str) -> bool:
-    from core.lb.classifier import decide
-
+def _target_of(forwarding: Forwarding, packet: Sent) -> Address | None:
     target = decide(forwarding, packet.packet).target
-    return target is not None and str(target.address) == address
+    return None if target is None else target.address
 
 
 def test_an_empty_set_is_one_like_any_other(plane: Plane, gateway_world: World) -> None:
@@ -274,13 +276,46 @@ def test_an_empty_set_is_one_like_any_other(plane: Plane, gateway_world: World) 
     assert "target" not in fates(gateway_world, [_udp(3)])[0]
 
 
-def test_nothing_of_a_vip_is_forwarded_once_its_flow_is_gone(plane: Plane, gateway_world: World) -> None:
-    """The VIP stays ours as long as another flow has it; then its packets are the kernel's again."""
-    plane.apply(simple(gateway_world, 4, [0, 1]))
-    assert fates(gateway_world, [_udp(1)])[0].startswith("target")
-    only_tcp = replace(simple(gateway_world, 4, [0, 1]), flows=(flow("flow", [VIP[4]], protocols=[L4Protocol.TCP]),))
+@pytest.mark.parametrize("version", [4, 6])
+def test_nothing_of_a_vip_is_forwarded_once_its_flow_is_gone(plane: Plane, gateway_world: World, version: int) -> None:
+    """The VIP stays ours as long as another flow has it; then its packets are the kernel's again, and go nowhere, either."""
+    whole = simple(gateway_world, version, [0, 1])
+    only_tcp = replace(whole, flows=(flow("flow", [VIP[version]], protocols=[L4Protocol.TCP]),))
+    other = VIPS[version][1]
+    udp, to_other = _udp(1, version), _udp(2, version)
+    to_other = sent(replace(to_other.packet, destination=other.network_address), 2)
+    tcp = sent(replace(udp.packet, protocol=L4Protocol.TCP), 3)
+    echo = sent(replace(udp.packet, protocol=None, source_port=0, destination_port=0), 4)
+    plane.apply(whole)
+    assert {fate.split()[0] for fate in fates(gateway_world, [udp, tcp, echo])} == {"target"}
     plane.apply(only_tcp)
-    assert fates(gateway_world, [_udp(2)]) == ["dropped"]
+    assert fates(gateway_world, [udp]) == ["dropped"]
+    assert fates(gateway_world, [tcp])[0].startswith("target")
+    plane.apply(replace(whole, flows=(flow("flow", [other]),)))
+    found = fates(gateway_world, [udp, tcp, echo, to_other])
+    assert found[:3] == ["dropped"] * 3
+    assert found[3].startswith("target")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_frames_for_others_are_not_touched(plane: Plane, gateway_world: World, version: int) -> None:
+    """A bridge floods what it does not know the port of; whose frame it is says the MAC address."""
+    plane.apply(simple(gateway_world, version, [0, 1]))
+    packets = [_udp(n, version) for n in range(20)]
+    assert {fate.split()[0] for fate in fates(gateway_world, packets)} == {"target"}
+    before = plane.counters()
+    somebody = b"\x02\x00\x00\x00\x00\x01"
+    seen = gateway_world.exchange([somebody + frame(gateway_world, p.raw)[6:] for p in packets])
+    everywhere = [f for frames in (seen.client, seen.primary, *seen.targets) for f in frames]
+    assert not [f.hex() for f in everywhere if any(p.token in f for p in packets)]
+    assert plane.counters() == before
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_for_no_vip_is_routed_as_ever(plane: Plane, gateway_world: World, version: int) -> None:
+    plane.apply(simple(gateway_world, version, [0]))
+    routed = sent(replace(_udp(1, version).packet, destination=target_address(1, version)), 1)
+    assert fates(gateway_world, [routed]) == ["target 1"]
 
 
 def test_only_the_given_interfaces_are_watched(plane: Plane, gateway_world: World) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import reduce
 from ipaddress import ip_address
+from operator import truediv
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -15,6 +17,7 @@ from scapy.layers.inet6 import (
     ICMPv6PacketTooBig,
     ICMPv6ParamProblem,
     ICMPv6TimeExceeded,
+    ICMPv6Unknown,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -197,6 +200,62 @@ def test_icmp_errors_about_packets_with_ipv6_extension_headers(plane: Plane, gat
     check(gateway_world, plane, simple(gateway_world, 6, [0, 1, 2, 3]), packets)
 
 
+def options_of(*lengths: int, last: int = L4Protocol.UDP) -> Layers:
+    """A destination options header of each length in bytes, a multiple of 8, in front of the protocol `last`."""
+    headers: list[Layers] = [
+        IPv6ExtHdrDestOpt(options=[PadN(otype=1, optdata=bytes(length - 4))], nh=60) for length in lengths
+    ]
+    headers[-1].nh = last
+    chain = reduce(truediv, headers)
+    assert len(bytes(chain)) == sum(lengths)
+    return chain
+
+
+AT_THE_BOUNDS = {
+    (64,): ("tc", "nft"),
+    (48, 16): ("tc", "nft"),
+    (24, 32, 8): ("tc", "nft"),
+    (72,): ("tc",),
+    (24, 32, 16): ("tc",),
+    (8,) * 4: ("tc",),
+    (8,) * 7: ("tc",),
+    (8,) * 8: (),
+}
+"""The lengths of extension headers that an ICMP error quotes, and the data planes that look past them."""
+
+
+@pytest.mark.parametrize("lengths", AT_THE_BOUNDS)
+def test_how_many_extension_headers_an_icmp_error_may_quote(
+    plane: Plane, gateway_world: World, lengths: tuple[int, ...]
+) -> None:
+    """nft: three, of 64 bytes together. tc: seven. An error that quotes more is dropped."""
+    packets = []
+    for n, client, port in clients(6, 20):
+        about = IPv6(src=VIP6, dst=client) / options_of(*lengths) / UDP(sport=4000, dport=port) / token(n)
+        raw = bytes(IPv6(src=ROUTER[6], dst=VIP6) / ICMPv6PacketTooBig(mtu=1400) / about)
+        packets.append(Sent(packet=oracle(6, client, port, L4Protocol.UDP), raw=raw, token=b"tg%08x-" % n))
+    check_or_dropped(gateway_world, plane, packets, passes=plane.name in AT_THE_BOUNDS[lengths])
+
+
+@pytest.mark.parametrize("headers", [7, 8])
+def test_how_many_extension_headers_a_packet_may_have(plane: Plane, gateway_world: World, headers: int) -> None:
+    """tc: seven; one with more is dropped. nft: as many as the kernel goes past."""
+    packets = []
+    for n, client, port in clients(6, 20):
+        raw = bytes(IPv6(src=client, dst=VIP6) / options_of(*[8] * headers) / UDP(sport=port, dport=4000) / token(n))
+        packets.append(Sent(packet=oracle(6, client, port, L4Protocol.UDP), raw=raw, token=b"tg%08x-" % n))
+    check_or_dropped(gateway_world, plane, packets, passes=headers <= 7 or plane.name == "nft")
+
+
+def check_or_dropped(world: World, plane: Plane, packets: list[Sent], *, passes: bool) -> None:
+    forwarding = simple(world, 6, [0, 1, 2, 3])
+    if passes:
+        check(world, plane, forwarding, packets)
+    else:
+        plane.apply(forwarding)
+        assert fates(world, packets) == ["dropped"] * len(packets)
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_icmp_errors_about_later_fragments_are_dropped(plane: Plane, gateway_world: World, version: int) -> None:
     """There are no ports in them."""
@@ -253,7 +312,8 @@ def test_what_is_neither_transport_nor_echo_is_dropped(plane: Plane, gateway_wor
         layer(src=client, dst=vip, **{"proto" if version == 4 else "nh": number}) / token(n)
         for n, number in enumerate((47, 50, 59, 99))
     ]
-    odd.append(layer(src=client, dst=vip) / (ICMP(type=13) if version == 4 else Raw(b"")) / token(len(odd)))
+    # Timestamp requests, node information queries (RFC 4620): neither echoes nor errors.
+    odd.append(layer(src=client, dst=vip) / (ICMP(type=13) if version == 4 else ICMPv6Unknown(type=139)) / token(4))
     packets = [
         Sent(packet=oracle(version, client, 0, None), raw=bytes(layers), token=b"tg%08x-" % n)
         for n, layers in enumerate(odd)
