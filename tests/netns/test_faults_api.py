@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,8 +83,9 @@ def test_the_api_server_is_away(world: World) -> None:
 def test_the_api_server_stands_still(world: World) -> None:
     """Its connections stay open, and nothing comes."""
     with hurt(world):
-        with world.paused(world.pid_of("control-plane", "sim.cluster.apiserver")):
+        with world.paused(server := world.pid_of("control-plane", "sim.cluster.apiserver")):
             outlast(time.monotonic() + LONG_S)
+            assert Path(f"/proc/{server}/stat").read_text().rpartition(") ")[2][0] == "T", "it was not stopped"
         flip_other_vip(world)
 
 
