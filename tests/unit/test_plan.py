@@ -207,7 +207,9 @@ def test_a_service_with_max_endpoints() -> None:
     limited = objects.service()
     limited["metadata"]["annotations"] = {names.MAX_ENDPOINTS: "2"}
     items = [item if item["kind"] != "Service" else limited for item in objects.base()]
-    assert [e.slot for e in planned(*items).slices[0].endpoints] == [0, 1]
+    made = planned(*items)
+    assert [e.slot for e in made.slices[0].endpoints] == [0, 1]
+    assert len(made.gateways[0].forwarding.pools[0].targets) == 2
 
 
 def test_a_service_without_selector_selects_nothing() -> None:

@@ -170,6 +170,7 @@ def in_order(world: World, order: str, draw: random.Random, datagrams: Sequence[
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("version", [4, 6])
 def test_fragments_follow_their_first_one(plane: Plane, gateway_world: World, version: int, order: str) -> None:
+    """Faults 15 and 16 of the proof-of-concept: of IPv6 hashed by what is no port, of IPv4 lost when the first one comes last."""
     draw = random.Random(order)
     datagrams = [datagram(draw, version, number) for number in range(DATAGRAMS)]
     check(gateway_world, plane, datagrams, in_order(gateway_world, order, draw, datagrams))

@@ -116,6 +116,7 @@ def extension_headers(draw: random.Random, last: int, *, most: int = 4) -> Layer
 
 
 def test_ipv6_extension_headers_do_not_hide_the_ports(plane: Plane, gateway_world: World) -> None:
+    """Fault 15 of the proof-of-concept: it refuses any header of 8 bytes."""
     draw = random.Random(6)
     packets = []
     for n, client, port in clients(6, 200):
