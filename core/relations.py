@@ -6,7 +6,7 @@ one of the former changes, and kept while only the latter do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
@@ -18,8 +18,6 @@ from core.model import (
     Gateway,
     GatewayClass,
     GatewayRouter,
-    L4Protocol,
-    Match,
     Namespace,
     ObjectRef,
     Prefix,
@@ -29,11 +27,10 @@ from core.model import (
     sorted_prefixes,
 )
 from core.objects import Rejected
+from core.overlaps import overtaken
 
 ServiceName = tuple[str, str]
 """(namespace, name)."""
-
-COMPARED_ROUTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +84,7 @@ class Relations:
             self.bindings_of_route.setdefault(binding.route.meta.ref, []).append(binding)
         self.taken = self._taken()
         self.bound = {ref: tuple(self._bound(ref)) for ref in self.gateways}
-        self.overtaken = {route: older for bound in self.bound.values() for route, older in _overtaken(bound).items()}
+        self.overtaken = {route: older for bound in self.bound.values() for route, older in overtaken(bound).items()}
         self.backends = {ref: self._backends(bound) for ref, bound in self.bound.items()}
         self.served = {served.service.meta.ref: served for served in self._serve()}
         self.vips = {ref: self._vips(gateway) for ref, gateway in self.gateways.items()}
@@ -210,41 +207,3 @@ class Relations:
 def gateway_ref(namespace: str, name: str) -> ObjectRef:
     """The reference of a Gateway."""
     return ObjectRef(kind="Gateway", namespace=namespace, name=name)
-
-
-def _overtaken(bound: Sequence[Bound]) -> dict[ObjectRef, ObjectRef]:
-    """Route -> an older route of the same priority that gets some of its packets. VIPs are compared as they are written.
-
-    Of routes whose ports overlap, COMPARED_ROUTES are compared with each other, so that the cost stays linear.
-    """
-    found: dict[ObjectRef, ObjectRef] = {}
-    by_kind: dict[tuple[int, Prefix, L4Protocol], list[tuple[int, int, int]]] = {}
-    for number, one in enumerate(bound):
-        for destination in one.match.destinations:
-            for protocol in one.match.protocols:
-                ports = by_kind.setdefault((one.match.priority, destination, protocol), [])
-                ports += ((r.first, r.last, number) for r in one.match.destination_ports)
-    for ports in by_kind.values():
-        active: list[tuple[int, int]] = []
-        for first, last, number in sorted(ports) if len(ports) > 1 else ():
-            active = [(end, other) for end, other in active if end >= first][-COMPARED_ROUTES:]
-            for _, other in active:
-                older, younger = bound[min(number, other)], bound[max(number, other)]
-                if older.route is not younger.route and _share_packets(older.match, younger.match):
-                    found.setdefault(younger.route.meta.ref, older.route.meta.ref)
-            active.append((last, number))
-    return found
-
-
-def _share_packets(one: Match, other: Match) -> bool:
-    """Whether a packet to a common VIP, protocol and port may match both; byte matches are taken as telling packets apart."""
-    if one.byte_matches != other.byte_matches:
-        return False
-    sources = (
-        not one.sources
-        or not other.sources
-        or any(a.version == b.version and a.overlaps(b) for a in one.sources for b in other.sources)
-    )
-    return sources and any(
-        a.first <= b.last and b.first <= a.last for a in one.source_ports for b in other.source_ports
-    )

@@ -18,11 +18,12 @@ from functools import partial
 from typing import NamedTuple
 
 from core import kube, names
+from core.binding import OUR_CLASSES
 from core.endpoints import in_order_of_writing
 from core.errors import ApiError
 from core.kube import Informer, Json, KubeApi, ObjectName
 from core.manifests import events, render, workloads
-from core.model import Attachment, EndpointSlice, Meta, ObjectRef
+from core.model import Attachment, EndpointSlice, Gateway, GatewayClass, Meta, ObjectRef
 from core.plan import Plan
 from core.status import Status
 from core.statuses import ROUTE_KINDS
@@ -214,6 +215,25 @@ class Controller:
             ours = labels.get(names.SLICE_MANAGED_BY) == names.SLICE_MANAGER
             if ours and name not in keep and (name[0], labels.get(names.SERVICE_NAME)) not in self._in_part:
                 yield partial(self._remove_slice, name)
+        given_away = self._given_away()
+        for name, raw in self._informers["Deployment"].objects().items() if given_away else ():
+            if workloads.gateway_of(raw) in given_away:
+                yield partial(self._remove_workload, name, raw["metadata"]["uid"])
+
+    def _given_away(self) -> set[ObjectRef]:
+        """Gateways whose class is there, and is not the one of our workloads. While a class is missing, nothing is taken away."""
+        classes = self._store.models(self._informers["GatewayClass"]).values()
+        meaning = {class_: class_ for class_ in OUR_CLASSES}
+        meaning |= {class_.meta.name: class_.controller for class_ in classes if isinstance(class_, GatewayClass)}
+        gateways = self._store.models(self._informers["Gateway"]).values()
+        carried = names.STATELESS_LOAD_BALANCER
+        return {
+            g.meta.ref for g in gateways if isinstance(g, Gateway) and meaning.get(g.class_name, carried) != carried
+        }
+
+    def _remove_workload(self, name: ObjectName, uid: str) -> None:
+        self._api.delete(kube.DEPLOYMENTS, *name, uid=uid)
+        self._applier.forget(kube.DEPLOYMENTS, *name)
 
     def _remove_slice(self, name: ObjectName) -> None:
         self._api.delete(kube.ENDPOINT_SLICES, *name)

@@ -6,6 +6,7 @@ Only the command that runs is imported: agents start from here too, and their st
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -19,6 +20,8 @@ CANNOT = 3
 INTERNAL = 70
 """EX_SOFTWARE of sysexits.h: a fault of Tidegate itself."""
 INTERRUPTED = 130
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a place says that takes nothing more."""
 
 
 class Command(NamedTuple):
@@ -103,13 +106,17 @@ def dispatch(arguments: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point: never a traceback, unless TIDEGATE_TRACEBACK is set."""
     from core.errors import InputError, MachineError, TidegateError
-    from scenarios import interrupts
+    from scenarios import interrupts, streams
 
+    if arguments is None:
+        streams.open_standard_streams()
     try:
-        with interrupts.delivered():
-            code = dispatch(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            with interrupts.delivered():
+                return dispatch(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            # Before an error is told, and where it can still be one: whatever the command said, and --help as well.
+            sys.stdout.flush()
     except InputError as error:
         return _say("\n".join(str(problem) for problem in error.problems), BAD_INPUT)
     except MachineError as error:
@@ -118,11 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"tidegate: {error}", FAILED)
     except KeyboardInterrupt:
         return _say("tidegate: interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader has gone; Python must not try to write the rest when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            what = f"{error.filename or 'a file'}: {error.strerror}"
+            return _say(f"tidegate: {what}\n  make room there, or let it go elsewhere", CANNOT)
         # The last resort: a person gets one line, and how to see more.
         if os.environ.get("TIDEGATE_TRACEBACK"):
             raise

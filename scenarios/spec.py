@@ -8,6 +8,7 @@ expected of the metrics. Time zero of a scenario is when the gateways are progra
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -256,6 +257,8 @@ class Expectation:
         if op not in OPERATORS:
             raise ValueError(f"one of {' '.join(OPERATORS)} instead of {op!r}")
         if re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?", bound):
+            if not math.isfinite(float(bound)):
+                raise ValueError("a number that a computer can hold: at most 309 digits")
             return cls(metric=metric, traffic=traffic or "", op=op, bound=float(bound))
         other = re.fullmatch(r"([A-Za-z_]\w*)(?:\[([^]]+)\])?", bound)
         if other is None:
@@ -307,6 +310,15 @@ class Scenario:
 
     def router(self, name: str) -> Router:
         return next(router for router in self.topology.routers if router.name == name)
+
+
+PORTS_END = 65536
+
+
+def places(traffic: Traffic, router: Router) -> int:
+    """How many connections `traffic` can have: a source port of a client address each."""
+    prefixes = client_addresses(router, traffic.to.address.version)
+    return (PORTS_END - traffic.first_source_port) * sum(prefix.num_addresses for prefix in prefixes)
 
 
 def client_addresses(router: Router, version: int) -> tuple[Prefix, ...]:

@@ -123,6 +123,12 @@ def gateway_pod(index: int, *, gateway_name: str = "gw", ready: bool = True) -> 
     return obj
 
 
+def aged(obj: Json, created: str) -> Json:
+    """The object, created at that time."""
+    obj["metadata"]["creationTimestamp"] = created
+    return obj
+
+
 def base(targets: int = 4) -> list[Json]:
     """One gateway with a router, a route to a Service of `targets` Pods, and two gateway pods; everything ready."""
     return [

@@ -7,7 +7,7 @@ from typing import Any
 
 from core import names
 from core.kube import Json
-from core.model import Gateway
+from core.model import Gateway, ObjectRef
 
 LOAD_BALANCER_PORT = 8081
 ROUTER_PORT = 8082
@@ -45,7 +45,7 @@ def workload(gateway: Gateway, class_: str, build: Build) -> Json | None:
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {
-            "name": f"stateless-load-balancer-{gateway.meta.name}",
+            "name": _name_of(gateway.meta.name),
             "namespace": gateway.meta.namespace,
             "labels": labels,
             "ownerReferences": [owner],
@@ -63,6 +63,21 @@ def workload(gateway: Gateway, class_: str, build: Build) -> Json | None:
             },
         },
     }
+
+
+def gateway_of(workload: Json) -> ObjectRef | None:
+    """The Gateway that `workload` was made for; None of one that somebody else made."""
+    metadata = workload["metadata"]
+    name = str((metadata.get("labels") or {}).get(names.GATEWAY_NAME))
+    owners = metadata.get("ownerReferences") or ()
+    owned = any(owner.get("kind") == "Gateway" and owner.get("name") == name for owner in owners)
+    if not owned or metadata["name"] != _name_of(name):
+        return None
+    return ObjectRef(kind="Gateway", namespace=metadata["namespace"], name=name)
+
+
+def _name_of(gateway: str) -> str:
+    return f"stateless-load-balancer-{gateway}"
 
 
 def _load_balancer(gateway: Gateway, build: Build) -> Json:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +85,8 @@ def run_all(chosen: argparse.Namespace, arguments: list[str]) -> int:
 def load_all(names: list[str], settings: list[str], seed: int | None) -> list[LoadedScenario]:
     """The scenarios with good manifests. Raises InputError with every problem of all of them."""
     from core.errors import InputError, Problem
-    from scenarios.load import load_scenario, read_scenario_manifests
+    from scenarios.load import load_scenario
+    from scenarios.rehearsal import read_scenario_manifests
 
     loaded: list[LoadedScenario] = []
     problems: list[Problem] = []
@@ -104,13 +107,25 @@ def log_to(folder: Path) -> None:
     logging.basicConfig(filename=folder / "run.log", level=logging.INFO, format=LOG_FORMAT, force=True)
 
 
+@contextmanager
+def errors_of(folder: Path) -> Iterator[None]:
+    """Within it, an error of the system that does not say which file it is about is about one in `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
 def _run_one(loaded: LoadedScenario, chosen: argparse.Namespace) -> int:
     from scenarios.progress import Progress
     from scenarios.results import RunFolder
     from scenarios.runner import run, summary
     from scenarios.worlds import make_world
 
-    with RunFolder.create(chosen.out, loaded.scenario.name) as folder:
+    folder = RunFolder.create(chosen.out, loaded.scenario.name)
+    with errors_of(folder.path), folder:
         log_to(folder.logs)
         world = make_world(chosen.on, logs=folder.logs)
         progress = Progress(world.now_s)
@@ -132,5 +147,6 @@ def _run_one(loaded: LoadedScenario, chosen: argparse.Namespace) -> int:
         from scenarios.topology_view import view
 
         seen = outcome.after or outcome.before
-        draw_all(folder.path, view(outcome.scenario, seen.objects) if seen else None, outcome.traffic)
+        with errors_of(folder.path):
+            draw_all(folder.path, view(outcome.scenario, seen.objects) if seen else None, outcome.traffic)
     return 0 if outcome.ok else 1

@@ -302,6 +302,25 @@ def test_a_silent_watch_is_opened_again(api: ScriptedApi, client: KubeClient, mo
     api.left.get(timeout=DEADLINE_S)
 
 
+def test_a_list_that_is_never_answered_is_asked_for_again(
+    api: ScriptedApi, client: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half-open connection: only the time tells."""
+    monkeypatch.setattr(kube_http, "READ_TIMEOUT_S", 0.1)
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.is_watch or len(api.seen) == 1:
+            exchange.hold()
+        else:
+            exchange.send(200, page(10, pod("a", 1)))
+
+    api.answer = answer
+    changes = Changes()
+    client.watch(PODS, changes)
+    assert changes.take(1) == {"a"}
+    assert api.left.get(timeout=DEADLINE_S) == "/api/v1/pods"
+
+
 def test_a_busy_server_is_left_alone_as_long_as_it_asks(api: ScriptedApi, client: KubeClient) -> None:
     times_s: list[float] = []
 

@@ -54,6 +54,7 @@ CONTROLLER: Final = (
     | applied(kube.DEPLOYMENTS)  # Controller._workloads
     | applied(kube.ENDPOINT_SLICES)  # Controller._slices
     | {right("delete", kube.ENDPOINT_SLICES)}  # Controller._remove_slice
+    | {right("delete", kube.DEPLOYMENTS)}  # Controller._remove_workload
     | {right("patch", kube.PODS, "status")}  # Controller._attachments
     | {right("patch", resource, "status") for resource in STATUSES}  # Controller._statuses
     | applied(kube.EVENTS)

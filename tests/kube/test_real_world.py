@@ -14,7 +14,18 @@ from typing import Any
 import pytest
 import yaml
 
-from core.kube import CRDS, ENDPOINT_SLICES, GATEWAY_CLASSES, GATEWAYS, SECRETS, SERVICES, TCP_ROUTES, UDP_ROUTES, Json
+from core.kube import (
+    CRDS,
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
+    GATEWAY_CLASSES,
+    GATEWAYS,
+    SECRETS,
+    SERVICES,
+    TCP_ROUTES,
+    UDP_ROUTES,
+    Json,
+)
 from sim.cluster.real_control_plane import AUDIT_LOG
 from sim.net import capabilities
 from tests.conftest import require
@@ -30,8 +41,9 @@ NOT_SEEN = {
     # No scenario of SCENARIOS has a BGP password, nor these kinds, nor a GatewayClass object.
     right("get", SECRETS, scope="default"),
     *(right("patch", kind, "status") for kind in (GATEWAY_CLASSES, TCP_ROUTES, UDP_ROUTES)),
-    # None deletes a Service that has endpoints.
+    # None deletes a Service that has endpoints, or gives a Gateway to another class.
     right("delete", ENDPOINT_SLICES),
+    right("delete", DEPLOYMENTS),
     # Asked by an admission plugin on the controller's behalf (OwnerReferencesPermissionEnforcement, which is on), and not audited.
     right("update", SERVICES, "finalizers"),
     right("update", GATEWAYS, "finalizers"),

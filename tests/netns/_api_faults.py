@@ -10,6 +10,7 @@ from typing import Any, Final
 from core.errors import ApiError
 from scenarios.spec import Delete, SocketAddress
 from tests.netns._converged import assert_converged
+from tests.netns._probes import probing
 from tests.netns._world import World, l34_route
 
 OTHER_VIP: Final = "40.0.0.1"
@@ -137,10 +138,12 @@ def flip_other_vip(world: World) -> None:
 
 @contextmanager
 def hurt(world: World) -> Iterator[None]:
-    """What happens inside happens to 200 connections, none of which notices; and in the end nothing is left of it."""
+    """What happens inside happens to 200 connections, none of which notices, and to single datagrams, none of which is lost or led
+    astray; and in the end nothing is left of it."""
     held = world.hold()
     try:
-        yield
+        with probing(world):
+            yield
     finally:
         world.clear_faults()
     assert_converged(world)

@@ -6,6 +6,7 @@ Looked at from outside: what the agents say of themselves counts only for which 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -30,6 +31,7 @@ from sim.net.namespaces import run_in, within
 from tests.netns import _bpf_maps, _nft_maps
 from tests.netns._world import GATEWAY, LOOK_EVERY_S, World
 
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 SETTLE_S = 15.0
 """What the milestones do not wait for: session reports once a second, marks that stay a moment longer than their targets."""
 
@@ -95,6 +97,9 @@ def _sessions(view: View, planned: GatewayPlan, pods: tuple[Pod, ...]) -> Iterat
         found = {s["pod"]: (s.get("session"), s.get("bfd"), s.get("announced")) for s in reported}
         if found != expected:
             yield f"sessions of {peer.router}: {found}, expected {expected}"
+        for pod, since in {s["pod"]: s.get("since") for s in reported}.items():
+            if not (isinstance(since, str) and RFC_3339.fullmatch(since)):
+                yield f"sessions of {peer.router}: that of {pod} does not say since when: {since!r}"
 
 
 def _workloads(view: View) -> Iterator[str]:
@@ -151,18 +156,27 @@ def _gateway_kernel(world: World, pod: Pod, planned: GatewayPlan) -> Iterator[st
 
 def _bird(world: World, pod: Pod, planned: GatewayPlan) -> Iterator[str]:
     """BIRD has exactly the announced VIPs and a default route from each router."""
-    who = pod.meta.name
-    pid = world.pids(pod)["router"]
-    folders = list(Path(f"/proc/{pid}/root/run/tidegate").glob("*/bird.ctl"))
+    who, folders = pod.meta.name, _bird_folders(world, pod)
     if len(folders) != 1:
         yield f"{who}: control sockets of BIRD: {folders}"
         return
-    bird = Bird(folders[0].parent)
+    bird = Bird(folders[0])
     vips = {route.prefix for route in bird.routes() if route.protocol.startswith("vips")}
     yield from _unlike(who, "VIPs in BIRD", vips, set(planned.announced))
     defaults = {route.protocol for route in bird.routes() if not route.protocol.startswith("vips")}
     if len(defaults) != len(planned.peers):
         yield f"{who}: BIRD has default routes from {defaults} of {len(planned.peers)} routers"
+
+
+def _bird_folders(world: World, pod: Pod) -> list[Path]:
+    pid = world.pids(pod)["router"]
+    return [path.parent for path in Path(f"/proc/{pid}/root/run/tidegate").glob("*/bird.ctl")]
+
+
+def bird_of(world: World, pod: Pod) -> Bird:
+    """The BIRD of a gateway pod."""
+    (folder,) = _bird_folders(world, pod)
+    return Bird(folder)
 
 
 # --- application Pods --------------------------------------------------------------------------------------------------------

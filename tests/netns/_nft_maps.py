@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,13 +18,13 @@ from live.dataplane.nft_expressions import Meta, Verdict, contained, decide, met
 from live.dataplane.nft_features import features
 from live.dataplane.nft_listing import listing
 from live.dataplane.nft_maps import PREFIX, marks_of
-from live.dataplane.nft_marks import GROUPS, MARK_BASE, MARK_MASK, TARGETS, MarkRoutes, _to_group
+from live.dataplane.nft_marks import _PRIORITIES, GROUPS, MARK_BASE, MARK_MASK, TARGETS, MarkRoutes, _route, _to_group
 from live.dataplane.nft_program import UNMATCHED
 from live.dataplane.nft_tables import Desired, State, load, transactions
 from live.dataplane.nft_wire import GETRULE, GETSET, NETDEV, Marks, NftSocket, Table, element
 from live.netlink import Message, attributes, each_attribute, string
 from live.routes import GATEWAY_TABLE
-from live.rtnetlink import RouteSocket
+from live.rtnetlink import Change, RouteSocket
 from sim.net.namespaces import ip_batch, within
 from tests.netns._ways import ways_out
 
@@ -61,7 +62,7 @@ def differences(forwarding: Forwarding, interfaces: Sequence[str]) -> Iterator[s
     if marks.keys() != targets:
         yield f"marks lead to {sorted(map(str, marks))}; targets are {sorted(map(str, targets))}"
         return
-    yield from _unlike_routes(marks)
+    yield from _unlike_routes(marks, routes)
     buckets = marks_of(pools, marks)
     with NftSocket() as kernel:
         features_, capacity_bytes = features(kernel), kernel.transaction_bytes
@@ -90,8 +91,12 @@ def _unlike_table(state: State, should: Desired | None, found: Content, wanted: 
 @contextmanager
 def spoiled(what: str) -> Iterator[None]:
     """Meanwhile a "bucket" of a map leads elsewhere, or a set has one "element" too much, or a chain one "rule", or one of the maps or
-    chains of frames does ("bucket of frames", "rule of frames").
+    chains of frames does ("bucket of frames", "rule of frames"), or the route of a mark leaves by another interface ("mark route").
     """
+    if what == "mark route":
+        with _wrong_mark_route():
+            yield
+        return
     packets, frames = TABLES
     with NftSocket() as kernel:
         extra = [element(b"\x07")]
@@ -121,6 +126,19 @@ def spoiled(what: str) -> Iterator[None]:
             kernel.commit(mend)
 
 
+@contextmanager
+def _wrong_mark_route() -> Iterator[None]:
+    """The route of one mark leaves by another interface meanwhile."""
+    mark, (target, interface) = next(iter(MarkRoutes(reply_table=GATEWAY_TABLE).hops().items()))
+    other = next(index for index, name in socket.if_nameindex() if index != interface and name != "lo")
+    with RouteSocket() as kernel:
+        kernel.apply(Change(routes=[_route(target, mark, other)]))
+        try:
+            yield
+        finally:
+            kernel.apply(Change(routes=[_route(target, mark, interface)]))
+
+
 def _wrong_bucket(kernel: NftSocket, table: Table) -> tuple[list[Message], list[Message]]:
     """What leads one bucket elsewhere, and what leads it back."""
     where = table.name, next(name for name in kernel.sets(table.name, table.family) if name.startswith(PREFIX))
@@ -146,7 +164,7 @@ def _unlike_maps(state: State, maps: Mapping[str, Marks]) -> Iterator[str]:
             yield f"{len(wrong)} buckets of map {name} lead elsewhere, the first is {wrong[0]}"
 
 
-def _unlike_routes(marks: Mapping[Address, int]) -> Iterator[str]:
+def _unlike_routes(marks: Mapping[Address, int], routes: MarkRoutes) -> Iterator[str]:
     """Each mark has one rule to its table, whose route leaves by the interface that the kernel itself would take."""
     there = listing(MARK_BASE, MARK_MASK, TARGETS)
     leaves = {(address.version, mark) for address, mark in marks.items()}
@@ -155,6 +173,10 @@ def _unlike_routes(marks: Mapping[Address, int]) -> Iterator[str]:
     groups, wanted = {rule for rule in there.rules if rule.priority == GROUPS}, {_to_group(*leaf) for leaf in leaves}
     if groups != wanted:
         yield f"rules of groups are {sorted(map(str, groups))}, expected {sorted(map(str, wanted))}"
+    fixed = {rule for rule in there.rules if rule.priority in _PRIORITIES - {GROUPS}}
+    wanted = {rule for version in {rule.version for rule in fixed} for rule in routes._fixed_rules(version)}
+    if fixed != wanted:
+        yield f"rules of all marks are {sorted(map(str, fixed))}, expected {sorted(map(str, wanted))}"
     ways = ways_out(marks)
     for address, mark in marks.items():
         if there.hops[mark][1] != ways[address][0]:

@@ -208,12 +208,19 @@ class World:
     def hold(self, n: int = 200, *, to: SocketAddress = TCP, mode: Mode = Mode.LONG) -> Held:
         """`n` connections that are established when this returns; long ones ask something every second."""
         traffic = self._traffic(n, to, mode)
-        tuples = five_tuples(traffic, self.loaded.scenario.router(ROUTER), self.loaded.scenario.seed)
+        tuples = self._tuples(traffic)
         passed = len(self.passed())
         before = self.predict(tuples)
         drive = self.mininet.drive(traffic, tuples)
         self.wait_for(lambda: "" if drive.over else "connections are being opened", traffic.timeout_s + 5)
         return Held(self, traffic, tuples, drive, before, passed)
+
+    def five_tuples(self, n: int, *, to: SocketAddress, mode: Mode) -> FiveTuples:
+        """`n` connections from ports that nobody else uses."""
+        return self._tuples(self._traffic(n, to, mode))
+
+    def _tuples(self, traffic: Traffic) -> FiveTuples:
+        return five_tuples(traffic, self.loaded.scenario.router(ROUTER), self.loaded.scenario.seed)
 
     def variants(self, flapping: Sequence[Pod]) -> list[tuple[Json, ...]]:
         """The objects as they are, with each choice of some Pods not ready and the others of `flapping` ready."""
@@ -390,6 +397,8 @@ class Storm:
         self._write = [world.readiness(pod) for pod in pods]
         self._changes, self._gap_s = changes, seconds / changes
         self._thread = threading.Thread(target=self._run, name="storm")
+        self.took_s = 0.0
+        """More than `seconds` where the API takes the changes more slowly."""
 
     @property
     def over(self) -> bool:
@@ -411,6 +420,7 @@ class Storm:
             turn, pod = divmod(change, len(self._write))
             # The last turn makes all of them ready.
             self._write[pod](ready=(self._changes // len(self._write) - 1 - turn) % 2 == 0)
+        self.took_s = time.monotonic() - start_s
 
 
 class _NoEvents:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -26,7 +28,8 @@ from sim.net.impair import Impairments
 from sim.net.namespaces import within
 from tests.netns import _bpf_maps, _nft_maps
 from tests.netns._api_faults import hurt, order, outlast, spared_by, undergo, wait_for_watches
-from tests.netns._converged import assert_converged, differences
+from tests.netns._converged import assert_converged, bird_of, differences
+from tests.netns._probes import probing, unlost
 from tests.netns._tables import planned_tables
 from tests.netns._world import ROUTER, UDP, Held, Storm, World, require_world, targets_of
 
@@ -71,22 +74,31 @@ def test_the_check_notices_what_is_too_much(world: World) -> None:
     pod, target = world.gateway_pods()[0], world.targets()[0]
     left_over = RuleSpec(version=4, priority=20003, mark=MARK_BASE | 77, mask=0xFFFFFFFF, table=MARK_BASE | 77)
     of_replies = RuleSpec(version=4, priority=20100, source=world.view().plan.gateways[0].vips[0], table=77)
-    for netns, rule in ((world.netns(target), left_over), (world.netns(pod), of_replies)):
-        with RouteSocket(netns) as kernel:
+    for where, rule in ((target, left_over), (pod, left_over), (pod, of_replies)):
+        with RouteSocket(world.netns(where)) as kernel:
             kernel.apply(Change(rules=[rule]))
-            found = list(differences(world))
+            found = noticed(world, where)
             kernel.apply(Change(old_rules=[rule]))
         assert found, f"{rule} was not noticed"
     for what in SPOILED[world.dataplane]:
         with spoiled(world, pod, what):
-            found = list(differences(world))
+            found = noticed(world, pod)
         assert found, f"a wrong {what} was not noticed"
     assert not list(differences(world))
+    bird = bird_of(world, pod)
+    bird.ask("disable vips4")
+    assert "VIPs in BIRD" in noticed(world, pod)
+    bird.ask("enable vips4")
+
+
+def noticed(world: World, pod: Pod) -> str:
+    """The first thing that is not as the plan says in a Pod; ``""``: all is."""
+    return next((what for what in differences(world) if what.startswith(pod.meta.name)), "")
 
 
 SPOILED = {
     "tc": ("image", "bucket", "target"),
-    "nft": ("bucket", "element", "rule", "bucket of frames", "rule of frames"),
+    "nft": ("bucket", "element", "rule", "bucket of frames", "rule of frames", "mark route"),
 }
 
 
@@ -108,37 +120,83 @@ def spoiled(world: World, pod: Pod, what: str) -> Iterator[None]:
 def test_a_load_balancer_agent_is_killed(world: World) -> None:
     """Fault 19 of the proof-of-concept: flows are lost when the balancer process restarts."""
     held = world.hold()
-    world.kill(world.gateway_pods()[0], "load-balancer")
-    world.connects()
+    with probing(world):
+        world.kill(world.gateway_pods()[0], "load-balancer")
+        world.connects()
     held.all_survive()
 
 
 def test_a_router_agent_is_killed(world: World) -> None:
+    """BIRD is the same process afterwards, and its session the same session."""
     held = world.hold()
-    world.kill(world.gateway_pods()[0], "router")
-    world.connects()
+    pod = world.gateway_pods()[0]
+    before, sessions = world.pid_of(pod.meta.name, "bird -f"), bird_sessions(world, pod)
+    assert all(state == "Established" for _, state, _ in sessions)
+    with probing(world):
+        world.kill(pod, "router")
+        world.connects()
+        assert_converged(world)
+    assert world.pid_of(pod.meta.name, "bird -f") == before
+    assert bird_sessions(world, pod) == sessions
     held.all_survive()
+
+
+def bird_sessions(world: World, pod: Pod) -> list[tuple[str, str, str]]:
+    """Name, state, and since when, of each BGP session of a gateway pod."""
+    return [(session.name, session.state, session.since) for session in bird_of(world, pod).sessions()]
 
 
 def test_an_endpoint_agent_is_killed(world: World) -> None:
     held = world.hold()
-    world.kill(world.system_pods("tidegate-endpoint")[0], "endpoint")
-    world.connects()
+    with probing(world):
+        world.kill(world.system_pods("tidegate-endpoint")[0], "endpoint")
+        world.connects()
     held.all_survive()
 
 
 def test_the_controller_is_killed_in_the_middle_of_a_change(world: World) -> None:
-    """Two targets more, and no controller while they start: what is half done is finished by its successor."""
+    """Four targets more, of which some are ready, for the endpoint agent of one node stands still: what is half done is finished by
+    the controller's successor, which takes no slot from anybody."""
+    replace_the_first_target(world)
     held = world.hold()
     (controller,) = world.system_pods("tidegate-controller")
-    world.scale(6)
-    world.wait_for(lambda: "" if len(world.targets()) > 4 else "no new target yet")
-    world.kill(controller, "controller")
-    world.wait_for(lambda: "" if len(world.targets()) == 6 else "no six targets yet")
-    assert_converged(world)
+    agent = world.system_pods("tidegate-endpoint")[0]
+
+    def begun() -> str:
+        known, ready = stored_endpoints(world), ready_endpoints(world)
+        return "" if len(known) == 8 and len(ready) > 4 else f"{len(known)} endpoints are known, {len(ready)} ready"
+
+    with unlost(world):
+        with world.paused(world.pids(agent)["endpoint"]):
+            world.scale(8)
+            world.wait_for(begun)
+            slots = stored_endpoints(world)
+            world.kill(controller, "controller")
+            ready = ready_endpoints(world)
+            assert len(ready) < 8, "nothing was left to the successor"
+            assert len(ready) > 4, "the successor has undone what was done"
+        assert_converged(world)
+    assert len(ready_endpoints(world)) == 8
+    assert stored_endpoints(world) == slots
     world.connects()
     assert_exactly_the_moved_broke(held)
     world.scale(4)
+    world.wait_for(lambda: "" if len(world.targets()) == 4 else "more than four targets")
+
+
+def replace_the_first_target(world: World) -> None:
+    """Its slot goes to a younger Pod: whoever gave slots anew, by age, would give others."""
+    (first,) = [pod for pod, slot in stored_endpoints(world).items() if slot == 0]
+    world.api.delete(kube.PODS, "default", first)
+    world.wait_for(lambda: "still known" if first in stored_endpoints(world) else "")
+    world.wait_for(lambda: "" if len(ready_endpoints(world)) == 4 else "not four targets")
+    assert stored_endpoints(world).keys() == ready_endpoints(world)
+    assert_converged(world)
+
+
+def stored_endpoints(world: World) -> dict[str, int | None]:
+    """The slot of each Pod that the stored EndpointSlices know."""
+    return {e.pod: e.slot for slice_ in world.view().objects.slices for e in slice_.endpoints}
 
 
 def test_bird_is_killed(world: World) -> None:
@@ -201,9 +259,15 @@ def test_a_service_with_endpoints_is_deleted_and_comes_back(world: World) -> Non
     (service,) = [
         obj for obj in world.view().raw if obj["kind"] == "Service" and obj["metadata"]["name"] == "service-b"
     ]
+    held = world.hold()
     world.mininet.act(Delete(name="delete", kind="Service", object_name="service-b"))
-    assert_converged(world)
-    assert not next_hops(world), "a VIP without a target is withdrawn"
+    world.wait_for(lambda: "still announced" if next_hops(world) else "")
+    with ThreadPoolExecutor() as pool:
+        # The last requests wait for answers until their deadline.
+        ended = pool.submit(held.drive.finish)
+        assert_converged(world)
+        assert not next_hops(world), "a VIP without a target is withdrawn"
+        assert ended.result().lost.all(), "somebody answers for a Service that is gone"
     kept = {key: value for key, value in service["metadata"].items() if key in ("name", "namespace", "labels")}
     again = {key: service[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": kept}
     world.mininet.apply([again])
@@ -249,8 +313,8 @@ def ready_endpoints(world: World) -> set[str]:
 def test_a_storm_of_endpoint_changes(world: World) -> None:
     """Fault 9 of the proof-of-concept: the table is empty for a moment on each change.
 
-    500 in 10 s: agents take many at once, the kernel is never seen with a table that is not whole, each connection goes by a whole one,
-    and those that no table moves live on."""
+    500, 50 a second: agents take many at once, the kernel is never seen with a table that is not whole, each connection and each single
+    datagram goes by a whole one, and those that no table moves live on."""
     flapping = world.targets()[:2]
     held = world.hold()
     variants = world.variants(flapping)
@@ -258,7 +322,7 @@ def test_a_storm_of_endpoint_changes(world: World) -> None:
     whole = set.union(*(tables for tables, _ in tables_and_sizes))
     size, met = tables_and_sizes[0][1], set[bytes]()
     turns_before = [balancer_turns(world, pod) for pod in world.gateway_pods()]
-    with Storm(world, flapping, changes=500, seconds=10.0) as storm:
+    with Storm(world, flapping, changes=500, seconds=10.0) as storm, probing(world, *variants):
         while not storm.over:
             probes = world.hold(50, to=UDP, mode=Mode.SHORT)
             answered = probes.drive.finish()
@@ -270,6 +334,7 @@ def test_a_storm_of_endpoint_changes(world: World) -> None:
                 seen = _bpf_maps.whole_tables(world.pids(pod)["load-balancer"], world.netns(pod), size)
                 assert seen <= whole, "a table is in the kernel that no state of the targets leads to"
                 met |= seen
+    sys.stdout.write(f"500 changes in {storm.took_s:.1f} s\n")
     assert len(met) > 1 or world.dataplane != "tc", "the kernel was never seen to change"
     turns = [balancer_turns(world, pod) - n for pod, n in zip(world.gateway_pods(), turns_before, strict=True)]
     assert all(0 < n < 500 for n in turns), turns

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from core import kube, names
+from scenarios.convergence import missing_in_api
 from tests.netns._api_faults import FAULTS, flip_other_vip, hurt, order, outlast, spared_by, undergo, wait_for_watches
+from tests.netns._converged import _statuses, assert_converged
 from tests.netns._world import World, require_world
 
 pytestmark = pytest.mark.shared_sandbox
@@ -27,6 +31,38 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world.start()
     yield world
     world.mininet.stop()
+
+
+def test_the_check_notices_what_is_wrong_in_the_api(world: World) -> None:
+    """Nobody mends it meanwhile, for the controller stands still."""
+    assert_converged(world)
+    (slice_,) = world.api.list(kube.ENDPOINT_SLICES, namespace="default")
+    (gateway,) = world.api.list(kube.GATEWAYS, namespace="default")
+    target = world.targets()[0].meta.ref
+    namespace, name = slice_["metadata"]["namespace"], slice_["metadata"]["name"]
+    conditions = [condition | {"message": "wrong"} for condition in gateway["status"]["conditions"]]
+    metadata = {"namespace": namespace, "name": "left-over", "labels": slice_["metadata"]["labels"]}
+    (controller,) = world.system_pods("tidegate-controller")
+
+    def missing(text: str) -> str:
+        view = world.view()
+        return (
+            "" if any(text in found for found in (*missing_in_api(view), *_statuses(view))) else f"not noticed: {text}"
+        )
+
+    with world.paused(world.pids(controller)["controller"]):
+        nothing = {"metadata": {"annotations": {names.ATTACHMENT: "[]"}}}
+        world.api.merge_patch(kube.PODS, "default", target.name, nothing)
+        world.wait_for(lambda: missing(f"the attachment of {target} is not written"))
+        world.api.merge_patch(kube.ENDPOINT_SLICES, namespace, name, {"endpoints": slice_["endpoints"][1:]})
+        world.wait_for(lambda: missing(f"EndpointSlice {namespace}/{name} is not as the plan says"))
+        world.api.create(kube.ENDPOINT_SLICES, slice_ | {"metadata": metadata, "endpoints": []})
+        world.wait_for(lambda: missing("EndpointSlice default/left-over is not as the plan says"))
+        status = {"status": {"conditions": conditions}}
+        world.api.merge_patch(kube.GATEWAYS, "default", gateway["metadata"]["name"], status, subresource="status")
+        world.wait_for(
+            lambda: missing(f"the status of Gateway default/{gateway['metadata']['name']} is not as the plan says")
+        )
 
 
 @pytest.mark.parametrize("what", [what for what in FAULTS if what not in ("refuse", "disorder")])
@@ -47,8 +83,9 @@ def test_the_api_server_is_away(world: World) -> None:
 def test_the_api_server_stands_still(world: World) -> None:
     """Its connections stay open, and nothing comes."""
     with hurt(world):
-        with world.paused(world.pid_of("control-plane", "sim.cluster.apiserver")):
+        with world.paused(server := world.pid_of("control-plane", "sim.cluster.apiserver")):
             outlast(time.monotonic() + LONG_S)
+            assert Path(f"/proc/{server}/stat").read_text().rpartition(") ")[2][0] == "T", "it was not stopped"
         flip_other_vip(world)
 
 

@@ -8,8 +8,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
@@ -18,6 +18,7 @@ from core.lb.forwarding import Forwarding, Target
 from core.model import Address, L4Protocol
 from live.dataplane import nft
 from live.dataplane.nft import NftDataplane
+from live.dataplane.nft_tables import Plan, together
 from live.dataplane.nft_wire import NftSocket
 from live.netlink import Message, NetlinkError
 from sim.net.namespaces import run_in, within
@@ -34,7 +35,7 @@ from tests.netns._nft_gateway import (
     simple,
     tables,
 )
-from tests.netns._packets import build, is_marked, number_in
+from tests.netns._packets import build, is_marked, l4, marked, number_in
 
 pytestmark = pytest.mark.sandbox
 
@@ -184,37 +185,85 @@ def test_counts_of_an_outgrown_set_survive_the_agent(gateway: Gateway, rng: rand
     }
 
 
-@pytest.mark.parametrize("ends_after", [1, 3, 6, 10])
+@pytest.mark.parametrize("ends_after", ["nothing", "one", "half", "all but the switch", "the switch"])
 def test_what_an_interrupted_agent_left_unfinished_is_finished(
-    gateway: Gateway, rng: random.Random, monkeypatch: pytest.MonkeyPatch, ends_after: int
+    gateway: Gateway, rng: random.Random, monkeypatch: pytest.MonkeyPatch, ends_after: str
 ) -> None:
-    """A user without privileges has small transactions, of which each change takes many; after so many the kernel refuses the next."""
-    forwarding = random_forwarding(rng, 60)
-    packets = []
-    for version in (4, 6):
-        vips = ip_network("20.0.0.0/30" if version == 4 else "2000::/126")
-        packets += [
-            client_packet(rng, version, destination=vips[rng.randrange(4)], destination_port=rng.randrange(3999, 4504))
-            for _ in range(300)
-        ]
-    commit, committed = NftSocket.commit, 0
+    """A user without privileges has small transactions, of which each change takes many; after so many the kernel refuses the next.
+
+    Until the switch each packet goes where the old set says, from it on where the new one says, whatever has been finished.
+    """
+    before, after = random_forwarding(rng, 40), random_forwarding(rng, 40)
+    packets = [
+        client_packet(
+            rng,
+            version,
+            destination=ip_network("20.0.0.0/30" if version == 4 else "2000::/126")[rng.randrange(4)],
+            destination_port=rng.randrange(3999, 4504),
+        )
+        for version in (4, 6)
+        for _ in range(300)
+    ]
+    # With the headers that byte matches read.
+    packets = [p if p.protocol is None else replace(p, header=l4(p, marked(n))[1][:-12]) for n, p in enumerate(packets)]
+    wires = [build(packet, n) for n, packet in enumerate(packets)]
+    expected_before, expected_after = (expected_targets(each, packets) for each in (before, after))
+    assert sum(expected_before.get(n) != expected_after.get(n) for n in range(len(packets))) > 100
+    small = Gateway(gateway.lab, NftDataplane(reply_table=MAIN_TABLE, transaction_bytes=30_000))
+    small.apply(before)
+    with monkeypatch.context() as patched:
+        committed = interrupt(patched, ends_after)
+        with pytest.raises(NetlinkError):
+            small.apply(after)
+    placed(gateway.lab, wires, expected_after if committed.switched else expected_before)
+    assert committed.switched == (ends_after == "the switch")
+    Gateway(gateway.lab, NftDataplane(reply_table=MAIN_TABLE, transaction_bytes=30_000)).apply(after)
+    placed(gateway.lab, wires, expected_after)
+
+
+@dataclass(slots=True)
+class Committed:
+    """What an agent has done of a change."""
+
+    additions: int = 0
+    """Transactions before the switch that the change takes."""
+    transactions: int = 0
+
+    @property
+    def switched(self) -> bool:
+        return self.transactions > self.additions
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, ends_after: str) -> Committed:
+    """Makes the kernel refuse all transactions of the next change from some point on."""
+    commit = NftSocket.commit
+    done, allowed = Committed(), 0
+
+    def plan(parts: Iterable[Plan]) -> Plan:
+        nonlocal allowed
+        made = together(parts)
+        done.additions = len(made.additions)
+        assert done.additions > 3, "the change takes too few transactions"
+        assert made.deletions
+        allowed = {
+            "nothing": 0,
+            "one": 1,
+            "half": done.additions // 2,
+            "all but the switch": done.additions,
+            "the switch": done.additions + 1,
+        }[ends_after]
+        return made
 
     def fail(kernel: NftSocket, messages: Sequence[Message], *, only_check: bool = False) -> None:
-        nonlocal committed
-        committed += not only_check
-        if committed > ends_after:
-            raise NetlinkError("nft: no more", errno.ENOMEM)
+        if not only_check:
+            if done.transactions == allowed:
+                raise NetlinkError("nft: no more", errno.ENOMEM)
+            done.transactions += 1
         commit(kernel, messages, only_check=only_check)
 
+    monkeypatch.setattr(nft, "together", plan)
     monkeypatch.setattr(NftSocket, "commit", fail)
-    small = Gateway(gateway.lab, NftDataplane(reply_table=MAIN_TABLE, transaction_bytes=30_000))
-    with pytest.raises(NetlinkError):
-        small.apply(forwarding)
-    monkeypatch.undo()
-    Gateway(gateway.lab, NftDataplane(reply_table=MAIN_TABLE, transaction_bytes=30_000)).apply(forwarding)
-    expected = expected_targets(forwarding, packets)
-    assert expected
-    placed(gateway.lab, (build(packet, n) for n, packet in enumerate(packets)), expected)
+    return done
 
 
 def test_a_mark_that_comes_to_another_target_begins_to_count_anew(gateway: Gateway, rng: random.Random) -> None:

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -175,6 +176,36 @@ def test_the_vip_stays_unknown_on_the_pods_network(lab: Lab) -> None:
 
     within(lab.targets[0], as_the_kernel_is)
     assert "20.0.0.1" in {sender for _, sender, _ in arp_messages(lab, ask)}, "the settings are not needed any more"
+
+
+@pytest.mark.parametrize("vip", ["20.0.0.1", "2000::1"])
+def test_replies_to_one_client_leave_over_all_gateways_by_their_ports(lab: Lab, vip: str) -> None:
+    """A Pod of the kernel's own making spreads by addresses alone: a client would have one gateway."""
+    version, hops = (6, GATEWAYS[2:]) if ":" in vip else (4, GATEWAYS[:2])
+
+    def as_the_kernel_is() -> None:
+        Path(f"/proc/sys/net/ipv{version}/fib_multipath_hash_policy").write_text("0")
+
+    within(lab.targets[0], as_the_kernel_is)
+    macs = {hop: f"02:00:00:00:00:{n:02x}" for n, hop in enumerate(hops)}
+    ip_batch(lab.targets[0], [f"neigh replace {hop} lladdr {mac} dev net1 nud permanent" for hop, mac in macs.items()])
+    network = KernelPodNetwork(lab.targets[0])
+    network.apply([attachment()])
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    client = "200:100::100" if version == 6 else "200.100.0.100"
+    replies = 64
+    server = within(lab.targets[0], lambda: socket.socket(family, socket.SOCK_DGRAM))
+    with server, within(lab.targets[0], lambda: raw_socket("net1")) as wire:
+        server.bind((vip, 4100))
+        for port in range(5000, 5000 + replies):
+            server.sendto(b"reply", (client, port))
+        ways: Counter[str] = Counter()
+        while ways.total() < replies:
+            assert select.select([wire], [], [], DEADLINE_S)[0], f"only {ways.total()} of {replies} replies left"
+            data, _ = wire.recvfrom(2048)
+            if ip_address(vip).packed in data and data.endswith(b"reply"):
+                ways[data[:6].hex(":")] += 1
+    assert ways.keys() == set(macs.values())
 
 
 @pytest.mark.parametrize("vip", ["20.0.0.1", "2000::1"])

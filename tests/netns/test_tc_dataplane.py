@@ -122,16 +122,26 @@ def test_a_packet_that_may_be_fragmented_is(lab: World, plane: tc.TcDataplane, n
     assert found == {f"{p.packet.source} {p.packet.source_port}": expected(lab, forwarding, p.packet) for p in packets}
 
 
-def test_answers_are_limited(lab: World, pins: Path) -> None:
+@pytest.mark.parametrize("what", ["refused", "too big", "out of hops"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_answers_are_limited(lab: World, pins: Path, narrow: int, version: int, what: str) -> None:
     limited = lab.gateway.run(lambda: tc.TcDataplane(pins=pins, answers_per_s=20))
     try:
-        apply(lab, limited, simple(lab, 4, []))
-        packets = [sent(udp(4, n), n) for n in range(500)]
-        found = fates(lab, packets)
-        # A second's worth at once, of each CPU, and what accrues while the test runs.
-        assert 20 <= found.count("rejected") <= 20 * (bpf.possible_cpus() + 10)
-        assert limited.drops()[Drop.UNANSWERED] == found.count("dropped")
-        assert found.count("rejected") + found.count("dropped") == len(packets)
+        apply(lab, limited, simple(lab, version, [] if what == "refused" else [0, 1]))
+        packets = [
+            big(version, n, narrow + 1, dont_fragment=True)
+            if what == "too big"
+            else sent(udp(version, n), n, ttl=1 if what == "out of hops" else 64)
+            for n in range(250)
+        ]
+        began_s = time.monotonic()
+        seen = lab.exchange([frame(lab, p.raw) for p in packets])
+        lasted_s = time.monotonic() - began_s
+        answered = [p for p in packets if any(p.token in f for f in seen.client)]
+        # A second's worth at once, of each CPU, and what accrues while the packets pass.
+        assert 20 <= len(answered) <= 20 * bpf.possible_cpus() * (1 + lasted_s)
+        assert limited.drops()[Drop.UNANSWERED] == len(packets) - len(answered)
+        assert not any(p.token in f for p in packets for frames in (seen.primary, *seen.targets) for f in frames)
     finally:
         lab.gateway.run(limited.remove)
 

@@ -185,6 +185,34 @@ def test_scenarios(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> 
         assert say(capsys, *command) == (2, "", case["said"])
 
 
+@pytest.mark.parametrize("key", ["labels", "annotations"])
+@pytest.mark.parametrize(
+    "value",
+    ["[a, b]", "5", "text", "{app: 5}", "{k8s.v1.cni.cncf.io/networks: [x]}", "{k8s.v1.cni.cncf.io/networks: 5}"],
+)
+def test_pod_templates_whose_labels_are_none(key: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = (EXAMPLES / "poc2" / "applications.yaml").read_text().splitlines()
+    (line,) = [i for i, text in enumerate(deployment) if text == f"      {key}:"]
+    text = "\n".join([*deployment[:line], f"      {key}: {value}", f"      x-{key}:", *deployment[line + 1 :], ""])
+    Path("a.yaml").write_text(text)
+    Path("m.yaml").write_text(MANIFEST)
+    Path("s.yaml").write_text(SCENARIO.replace("poc2/applications.yaml", "a.yaml"))
+    for command in (["validate", "a.yaml"], ["plan", "-f", "a.yaml", "m.yaml"], ["run", "s.yaml"]):
+        code, _, stderr = say(capsys, *command)
+        assert code == 2
+        assert any(said.startswith(f"a.yaml:{line + 1}: Deployment default/example-target") for said in stderr)
+
+
+def test_a_scenario_is_found_by_its_whole_path_whatever_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("poc2-update", "scn", "scn.yaml"):
+        (tmp_path / name).write_text(SCENARIO)
+        for given in (name, f"./{name}", str(tmp_path / name)):
+            found = say(capsys, "validate", given)
+            assert found == (0, f"{given}: scenario poc2-stateless with 7 objects, good\n", [])
+
+
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
 )

@@ -65,3 +65,63 @@ def test_a_route_to_several_named_listeners_gets_the_ports_of_each() -> None:
         flows = flows_of(gateway, objects.service(), objects.pod(0), route)
         assert [str(ports) for flow in flows for ports in flow.destination_ports] == ["4000", "6000"]
         assert len({flow.name for flow in flows}) == 2
+
+
+def namespace(name: str, **labels: str) -> Json:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "attached"),
+    [
+        (None, {"default"}),
+        ({"from": "Same"}, {"default"}),
+        ({"from": "All"}, {"default", "blue", "red", "bare"}),
+        ({"from": "Selector", "selector": {"matchLabels": {"team": "blue"}}}, {"blue"}),
+        (
+            {"from": "Selector", "selector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red", "x"]}]}},
+            {"red"},
+        ),
+        ({"from": "Selector", "selector": {"matchExpressions": [{"key": "team", "operator": "Exists"}]}}, {"blue", "red"}),
+        (
+            {"from": "Selector", "selector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["red"]}]}},
+            {"default", "blue", "bare"},
+        ),
+        (
+            {
+                "from": "Selector",
+                "selector": {"matchLabels": {"team": "red"}, "matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]},
+            },
+            set(),
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["L34Route", "TCPRoute"])
+def test_a_listener_takes_routes_of_the_namespaces_that_it_allows(
+    kind: str, allowed: Json | None, attached: set[str]
+) -> None:
+    """A namespace whose object is not known has no labels."""
+    listener = {"name": "l", "port": 4000, "protocol": "TCP"}
+    if allowed is not None:
+        listener["allowedRoutes"] = {"namespaces": allowed}
+    items = [
+        objects.gateway(listeners=[listener], addresses=[{"type": "IPAddress", "value": "20.0.0.1"}]),
+        namespace("default"),
+        namespace("blue", team="blue"),
+        namespace("red", team="red"),
+    ]
+    for where in ("default", "blue", "red", "bare"):
+        make = objects.l34_route if kind == "L34Route" else objects.tcp_route
+        route = make(parentRefs=[{"name": "gw", "namespace": "default"}])
+        route["metadata"]["namespace"] = where
+        items.append(route)
+    result = planned(*items)
+    reasons = {
+        status.ref.namespace: next(c.reason for c in status.parents[0].conditions if c.type == "Accepted")
+        for status in result.statuses
+        if isinstance(status, RouteStatus)
+    }
+    assert reasons == {where: "Accepted" if where in attached else "NotAllowedByListeners" for where in reasons}
+    assert len(reasons) == 4
+    assert {flow.name.split("/")[1] for flow in result.gateways[0].forwarding.flows} == attached

@@ -128,6 +128,35 @@ def test_a_router_tells_of_how_many_pods_its_session_is_up(api: Written) -> None
     assert (status["established"], status["bfdUp"]) == ("1/2", "1/1")
 
 
+def test_the_workload_of_a_gateway_that_changes_to_another_controllers_class_goes(api: Written) -> None:
+    theirs: Json = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "GatewayClass",
+        "metadata": {"name": "nginx"},
+        "spec": {"controllerName": "example.com/nginx"},
+    }
+    controller = controller_of(api, objects.gateway(), objects.gateway("other"))
+    by_hand = objects.gateway("by-hand", class_name="nginx")
+    someone: Json = {
+        "kind": "Deployment",
+        "apiVersion": "apps/v1",
+        "metadata": {"name": "nginx", "namespace": "default"},
+    }
+    api.create(kube.GATEWAYS, by_hand)
+    api.create(kube.DEPLOYMENTS, someone)
+    controller.reconcile()
+    assert len(api.snapshot(kube.DEPLOYMENTS)) == 3
+    api.merge_patch(kube.GATEWAYS, "default", "gw", {"spec": {"gatewayClassName": "nginx"}})
+    controller.reconcile()
+    assert len(api.snapshot(kube.DEPLOYMENTS)) == 3, "the class is not there: a mistake, or not yet"
+    api.create(kube.GATEWAY_CLASSES, theirs)
+    controller.reconcile()
+    left = {name for _, name in api.snapshot(kube.DEPLOYMENTS)}
+    assert left == {"stateless-load-balancer-other", "nginx"}
+    controller.reconcile()
+    assert {name for _, name in api.snapshot(kube.DEPLOYMENTS)} == left
+
+
 def router_status(api: FakeApi) -> Json:
     stored = api.get(kube.GATEWAY_ROUTERS, "default", "router-v4")
     assert stored is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -90,3 +91,28 @@ def test_without_news_a_turn_writes_everything(api: Busy) -> None:
     api.news = False
     controller_of(api).reconcile()
     assert api.attached() == PODS
+
+
+def test_vips_of_one_family_behind_gateway_pods_with_two_are_written_once() -> None:
+    """Fault 23 of the proof-of-concept, in its own shape: next hops of the other family came and went for ever."""
+    api = Busy()
+    gateway_pods = [objects.gateway_pod(i) for i in range(2)]
+    for i, obj in enumerate(gateway_pods):
+        obj["metadata"]["annotations"][names.NETWORK_STATUS] = json.dumps(
+            [{"name": "default/nad-2", "ips": [f"10.2.0.{200 + i}", f"fd02::{200 + i}"]}]
+        )
+    targets = [objects.pod(i, addresses=(f"10.2.0.{i + 1}", f"fd02::{i + 1}")) for i in range(2)]
+    for obj in (objects.gateway(), objects.l34_route(), objects.service(), *targets, *gateway_pods):
+        api.create(RESOURCES[obj["apiVersion"], obj["kind"]], obj)
+    api.news = False
+    controller = controller_of(api)
+    controller.reconcile()
+    assert {"Pod", "EndpointSlice", "Gateway", "L34Route"} <= set(api.applied_since())
+    pods = api.snapshot(kube.PODS)
+    written = [json.loads(pods["default", f"app-{i}"]["metadata"]["annotations"][names.ATTACHMENT]) for i in range(2)]
+    for ((attachment),) in written:
+        assert attachment == {"vips": ["20.0.0.1/32"], "nextHops": ["10.2.0.200", "10.2.0.201"]}
+    controller.reconcile()
+    assert api.applied_since() == []
+    assert api.snapshot(kube.PODS) == pods
+    api.close()

@@ -16,7 +16,7 @@ from core.errors import ApiError
 from core.kube import GATEWAY_ROUTERS, GATEWAYS, SECRETS, Resource
 from core.model import Prefix
 from live.agent.programmed import Programmed, ProgrammedFollower, serve_programmed
-from live.agent.router import DRAIN_S, Router
+from live.agent.router import Router
 from live.bird import Bird
 from live.sessions import sessions
 from live.store import ModelStore
@@ -191,4 +191,4 @@ def test_a_bird_that_does_not_take_the_withdrawal_is_ended_at_once(
     pod.announces(A)
     pod.fake.mute = mute
     pod.router.leave(done.append)
-    assert done == (["ended"] if mute else [DRAIN_S, "ended"])
+    assert done == (["ended"] if mute else [2.0, "ended"])

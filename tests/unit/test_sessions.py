@@ -7,6 +7,7 @@ That one manager's element goes and the others stay is the API server's doing, w
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -81,20 +82,30 @@ def test_a_report_is_made_once_and_again_when_somebody_has_taken_it_away(api: Fa
 
 
 class Refusing(FakeApi):
-    """An API that refuses with `code`."""
+    """An API that refuses with `code`, as long as that is not None."""
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code: int | None) -> None:
         super().__init__()
         self.code = code
 
-    def apply(self, *_: object, **__: object) -> Json:
-        raise ApiError(self.code, "Unreachable", "it is away")
+    def apply(self, *arguments: Any, **options: Any) -> Json:
+        if self.code is not None:
+            raise ApiError(self.code, "Unreachable", "it is away")
+        return super().apply(*arguments, **options)
 
 
 @pytest.mark.parametrize("code", [0, 409, 429, 500])
 def test_a_report_that_is_not_taken_disturbs_nothing(code: int) -> None:
-    """The API server may be away for as long as it likes: the pod forwards and announces, and says that it is ready."""
-    SessionReports(Refusing(code), "a").tell([PEER], [STATE], [])
+    """The API server may be away for as long as it likes: the pod forwards and announces, and says that it is ready. The report is made
+    when the API takes it again."""
+    api = Refusing(code)
+    api.create(GATEWAY_ROUTERS, objects.router())
+    reports = SessionReports(api, "a")
+    reports.tell([PEER], [STATE], [stored(api)])
+    assert not sessions(stored(api))
+    api.code = None
+    reports.tell([PEER], [STATE], [stored(api)])
+    assert [s["session"] for s in sessions(stored(api))] == ["Established"]
 
 
 def test_a_router_that_is_refused_keeps_no_other_from_its_report(api: FakeApi) -> None:

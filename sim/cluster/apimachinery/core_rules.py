@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sim.cluster.apimachinery import problems
 from sim.cluster.apimachinery.kinds import Rules
+from sim.cluster.apimachinery.metadata import check_named
 from sim.cluster.apimachinery.problems import Cause, Json, bad_request
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
@@ -43,12 +44,52 @@ def _service_born(obj: Json) -> Json:
     return {**obj, "status": {"loadBalancer": {}}}
 
 
-def _is_address(text: Any) -> bool:
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NO_ADDRESS: Final = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+
+
+def _address(text: Any) -> Address | None:
+    """The address that `text` is; None when it is none, or one of a zone."""
     try:
-        ipaddress.ip_address(text)
+        return None if "%" in str(text) else ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def _why_special(address: Address) -> str:
+    """Why nobody can be reached at an address from everywhere; empty when somebody can.
+
+    Source: pkg/apis/core/validation/validation.go, ValidateNonSpecialIP.
+    """
+    if address.is_unspecified:
+        return f"may not be unspecified ({address})"
+    if address.is_loopback:
+        return "may not be in the loopback range (127.0.0.0/8, ::1/128)"
+    if address.is_link_local:
+        return "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+    # The second byte of a multicast address of IPv6 ends with its scope; 2 is the link.
+    local = address.packed[:3] == b"\xe0\0\0" if address.version == 4 else address.packed[1] & 0xF == 2
+    if address.is_multicast and local:
+        return "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+    return ""
+
+
+def _check_endpoint_address(text: str, family: str, path: str, place: int) -> list[Cause]:
+    """Source: pkg/apis/discovery/validation/validation.go, validateEndpoints."""
+    address = _address(text)
+    if address is not None and f"IPv{address.version}" != family:
+        return [problems.invalid_value(path, text, f"must be an {family} address")]
+    why = _why_no_endpoint(text, address) if address is not None else _NO_ADDRESS
+    return [problems.invalid_value(f"{path}[{place}]", text, why)] if why else []
+
+
+def _why_no_endpoint(text: str, address: Address) -> str:
+    """Why an address is none that an endpoint can have; empty when it is one."""
+    if address.version == 6 and address.ipv4_mapped is not None:
+        return "must not be an IPv4-mapped IPv6 address"
+    if str(address) != text:
+        return f'must be in canonical form ("{address}")'
+    return _why_special(address)
 
 
 def _check_service(obj: Json, old: Json | None) -> list[Cause]:
@@ -66,9 +107,9 @@ def _check_service(obj: Json, old: Json | None) -> list[Cause]:
             causes.append(problems.duplicate(f"spec.ports[{index}].name", name))
         names.add(name)
     for index, address in enumerate(spec.get("externalIPs") or []):
-        if not _is_address(address):
-            text = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
-            causes.append(problems.invalid_value(f"spec.externalIPs[{index}]", address, text))
+        found = _address(address)
+        if why := _why_special(found) if found is not None else _NO_ADDRESS:
+            causes.append(problems.invalid_value(f"spec.externalIPs[{index}]", address, why))
     was = (old or {}).get("spec", {}).get("clusterIP")
     if was and spec.get("clusterIP") != was and spec.get("type") != "ExternalName":
         value = [spec["clusterIP"]] if spec.get("clusterIP") else []
@@ -169,10 +210,11 @@ def _check_slice(obj: Json, old: Json | None) -> list[Cause]:
     causes: list[Cause] = []
     family = obj.get("addressType")
     for index, endpoint in enumerate(obj.get("endpoints") or []):
-        for address in endpoint.get("addresses") or []:
-            if family in ("IPv4", "IPv6") and not (_is_address(address) and (":" in address) == (family == "IPv6")):
-                text = f"must be an {family} address"
-                causes.append(problems.invalid_value(f"endpoints[{index}].addresses", address, text))
+        for place, address in enumerate(endpoint.get("addresses") or []):
+            if family in ("IPv4", "IPv6"):
+                causes += _check_endpoint_address(address, family, f"endpoints[{index}].addresses", place)
+        if (node := endpoint.get("nodeName")) is not None:
+            causes += check_named(f"endpoints[{index}].nodeName", node, "subdomain")
     names = [port.get("name") or "" for port in obj.get("ports") or []]
     for index, name in enumerate(names):
         if name in names[:index]:

@@ -15,7 +15,7 @@ from sim.cluster.apimachinery import problems
 from sim.cluster.apimachinery.problems import Json
 from sim.cluster.apimachinery.store import Record
 from sim.cluster.apimachinery.targets import Target
-from sim.cluster.apimachinery.writes import Writer
+from sim.cluster.apimachinery.writes import Writer, is_over
 
 ORPHAN: Final = "orphan"
 FOREGROUND: Final = "foregroundDeletion"
@@ -115,9 +115,11 @@ def delete(writer: Writer, target: Target, options: DeleteOptions) -> tuple[Reco
     if namespace_content:
         obj["status"] = {**(obj.get("status") or {}), "phase": "Terminating"}
         meta.pop("deletionGracePeriodSeconds", None)
+    # A second delete with another policy may take away the last finalizer.
+    gone = is_over(kind, obj)
     if options.dry_run:
-        return Record(record.version, obj), False
-    return writer.store.put(collection, target.key, obj), False
+        return Record(record.version, obj), gone
+    return writer.put_or_finish(kind, target.key, obj), gone
 
 
 def _mark(meta: Json, grace_s: int, now: datetime) -> None:

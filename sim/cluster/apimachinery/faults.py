@@ -12,6 +12,9 @@ watch gets a line that is not), ``compact`` (the past is forgotten: 410 for old 
 ``stale`` (lists are answered as they were `behind` versions ago, as by a replica that lags), ``disorder`` (running watches tell of
 each two changes in the wrong order).
 
+A fault is meant for the requests with one of its `verbs` whose path begins with its `path`, and for the watches that run and were asked
+for so: these it strikes at once, whatever its `count`, which is of the requests that come. ``refuse`` and ``compact`` are everybody's.
+
 An answer says what is on, and how many watches run, by address: ``{"faults": [...], "watches": 9, "watching": {"10.244.0.7": 9}}``.
 With ``"spare_asker": true`` requests from the address that asked for the fault are answered well. What a fault did is counted, by what
 it was and by whose address: ``{"struck": {"status 429": {"10.244.0.7": 3}}}``, in every answer, until a ``DELETE`` has told it.
@@ -63,6 +66,10 @@ class Fault:
         """Whether a request is one that it is meant for."""
         verbs = _ONLY.get(self.action, self.verbs)
         return client != self.spared and path.startswith(self.path) and (verbs == () or verb in verbs)
+
+    def strikes_running(self, path: str, client: str) -> bool:
+        """Whether a watch that runs is one that it is meant for."""
+        return client != self.spared and path.startswith(self.path) and (self.verbs == () or "watch" in self.verbs)
 
     def error(self) -> StatusError:
         """What a request is answered with, for ``status``."""

@@ -29,6 +29,8 @@ class Collector:
     writer: Writer
     wanted: Callable[[], None]
     _owners: dict[str, _Place] = field(default_factory=dict)
+    _gone: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    """(group, kind, name) of owners that have gone since the last `run`: their kind may have gone with them."""
     _dependents: dict[str, set[_Place]] = field(default_factory=dict)
     _pending: dict[_Place, None] = field(default_factory=dict)
 
@@ -44,27 +46,23 @@ class Collector:
         for reference in before:
             if reference not in after:
                 self._dependents.get(reference["uid"], set()).discard(place)
-        for reference in after:
-            self._dependents.setdefault(reference["uid"], set()).add(place)
-        touched = bool(after)
-        if change.type == DELETED:
-            self._owners.pop(uid, None)
-            touched = bool(self._dependents.get(uid))
-            for dependent in self._dependents.get(uid, ()):
-                self._pending[dependent] = None
-            for reference in before:
+                # An owner that goes last may have waited for just this reference, or for what it said.
                 if owner := self._owners.get(reference["uid"]):
                     self._pending[owner] = None
-                    touched = True
+        for reference in after:
+            self._dependents.setdefault(reference["uid"], set()).add(place)
+        if change.type == DELETED:
+            self._owners.pop(uid, None)
+            if dependents := self._dependents.get(uid):
+                self._gone[uid] = (collection.group, change.after.obj["kind"], change.name[1])
+                self._pending.update(dict.fromkeys(sorted(dependents)))
             if change.name[0]:
                 self._pending["", "namespaces", ("", change.name[0])] = None
-                touched = True
         else:
             self._owners[uid] = place
             if after or meta.get("deletionTimestamp"):
                 self._pending[place] = None
-                touched = True
-        if touched:
+        if self._pending:
             self.wanted()
 
     def run(self) -> None:
@@ -73,6 +71,7 @@ class Collector:
             place = next(iter(self._pending))
             del self._pending[place]
             self._attend(place)
+        self._gone.clear()
 
     def _attend(self, place: _Place) -> None:
         found = self._object(place)
@@ -97,10 +96,19 @@ class Collector:
         record = self.writer.store.collection(group, plural).records.get(name)
         return (kind, record.obj) if kind is not None and record is not None else None
 
-    def _exists(self, reference: Json, namespace: str) -> bool:
-        """Whether an owner is there: of that UID, and in the dependent's namespace or in none."""
-        place = self._owners.get(reference["uid"])
-        return place is not None and place[2][0] in ("", namespace)
+    def _exists(self, reference: Json, namespace: str) -> bool | None:
+        """Whether an owner is there, of that UID, kind and name; None when nobody can tell, as the kind is not known or not to be had.
+
+        Source: kube-controller-manager pkg/controller/garbagecollector/garbagecollector.go, isDangling.
+        """
+        group, _, version = str(reference["apiVersion"]).rpartition("/")
+        if self._gone.get(reference["uid"]) == (group, reference["kind"], reference["name"]):
+            return False
+        kind = self.writer.registry.by_kind(group, reference["kind"])
+        if kind is None or kind.version(version) is None or (kind.namespaced and not namespace):
+            return None
+        place = (kind.group, kind.plural, (namespace if kind.namespaced else "", reference["name"]))
+        return self._owners.get(reference["uid"]) == place
 
     def _waits(self, reference: Json) -> bool:
         """Whether the owner waits for its dependents to go first."""
@@ -114,7 +122,10 @@ class Collector:
         meta = obj["metadata"]
         namespace = meta.get("namespace", "")
         references = meta["ownerReferences"]
-        left = [one for one in references if self._exists(one, namespace)]
+        there = [self._exists(one, namespace) for one in references]
+        if None in there:
+            return
+        left = [one for one, is_there in zip(references, there, strict=True) if is_there]
         solid = [one for one in left if not self._waits(one)]
         if solid:
             if len(solid) < len(references):
@@ -183,7 +194,7 @@ class Collector:
                 if not record.obj["metadata"].get("deletionTimestamp"):
                     self._delete(content, record.obj, "Background")
                 left = left or name in collection.records
-        if not left:
+        if not left and (obj.get("spec") or {}).get("finalizers"):
             spec = {key: value for key, value in (obj.get("spec") or {}).items() if key != "finalizers"}
             current = self._object(("", "namespaces", ("", namespace)))
             if current is not None:

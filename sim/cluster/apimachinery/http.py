@@ -231,6 +231,8 @@ class Service:
             bookmark_interval_s=self.bookmark_interval_s,
             timeout_s=float(timeout_s or DEFAULT_TIMEOUT_S),
             client=request.remote or "",
+            path=request.path,
+            transport=request.transport,
         )
         first: list[bytes] = []
         version = version_number(query.resource_version) if query.resource_version else 0

@@ -81,9 +81,14 @@ class Listening:
         found = [protocol.transport for protocol in self._server.connections]
         return [transport for transport in found if isinstance(transport, asyncio.Transport)]
 
+    def _struck_watches(self, fault: Fault) -> list[Watch]:
+        return [watch for watch in self.service.watches if fault.strikes_running(watch.path, watch.client)]
+
     def _reset_connections(self, fault: Fault, spared: asyncio.BaseTransport | None) -> None:
+        some = fault.action == "reset" and (fault.path or fault.verbs)
+        watches = {watch.transport for watch in self._struck_watches(fault)} if some else None
         for transport in self._connections():
-            if transport is spared:
+            if transport is spared or (watches is not None and transport not in watches):
                 continue
             self._count(fault.name, str((transport.get_extra_info("peername") or ("",))[0]))
             sock = transport.get_extra_info("socket")
@@ -150,9 +155,8 @@ class Listening:
             return
         if fault.action == "reset":
             self._reset_connections(fault, request.transport)
-        for watch in list(self.service.watches):
-            if watch.client != fault.spared:
-                self._strike_watch(fault, watch)
+        for watch in self._struck_watches(fault):
+            self._strike_watch(fault, watch)
         if self.service.faults is not None and fault.action != "end_watches":
             self.service.faults.on.append(fault)
 
@@ -162,8 +166,6 @@ class Listening:
 
     def _strike_watch(self, fault: Fault, watch: Watch) -> None:
         """What a fault does to a watch that runs."""
-        if fault.verbs and "watch" not in fault.verbs:
-            return
         if fault.action not in ("disorder", "reset", "stale"):
             self._count(fault.name, watch.client)
         match fault.action:

@@ -32,24 +32,41 @@ _NAMES: Final = {
 _STANDARD_FINALIZERS: Final = ("kubernetes", "orphan", "foregroundDeletion")
 GENERATED_NAME_BYTES: Final = 58
 """A generated name is at most 63 bytes: 58 of its prefix, and five that are made up."""
+MOST_ANNOTATIONS_BYTES: Final = 256 * 1024
+"""Keys and values of all annotations of an object together. Source: objectmeta.go, TotalAnnotationSizeLimitB."""
 
 
 def check(metadata: Json, name_is: str) -> list[Cause]:
     """What is wrong with an object's metadata."""
-    causes = _check_name(metadata.get("name"), name_is)
-    for field in ("labels", "annotations"):
-        for key, value in (metadata.get(field) or {}).items():
-            causes += _check_key(f"metadata.{field}", key if field == "labels" else key.lower())
-            if field == "labels" and (len(value) > 63 or not _LABEL_VALUE.fullmatch(value)):
-                causes.append(problems.invalid_value("metadata.labels", value, _LABEL_VALUE_TEXT))
+    causes = [*_check_name(metadata.get("name"), name_is), *check_labels(metadata, "metadata")]
     for index, finalizer in enumerate(metadata.get("finalizers") or []):
         if finalizer not in _STANDARD_FINALIZERS and "/" not in finalizer:
             text = "name is neither a standard finalizer name nor is it fully qualified"
             causes.append(problems.invalid_value(f"metadata.finalizers[{index}]", finalizer, text))
+    for index, reference in enumerate(metadata.get("ownerReferences") or []):
+        path = f"metadata.ownerReferences[{index}]"
+        empty = [field for field in ("apiVersion", "kind", "name", "uid") if reference.get(field) == ""]
+        causes += [problems.required(f"{path}.{field}", "must not be empty") for field in empty]
+        if (reference.get("apiVersion"), reference.get("kind")) == ("v1", "Event"):
+            causes.append(problems.invalid_value(path, reference, "/v1, Kind=Event is disallowed from being an owner"))
     controllers = [one for one in metadata.get("ownerReferences") or [] if one.get("controller")]
     if len(controllers) > 1:
         text = "Only one reference can have Controller set to true"
         causes.append(problems.invalid_value("metadata.ownerReferences", metadata["ownerReferences"], text))
+    return causes
+
+
+def check_labels(metadata: Json, path: str) -> list[Cause]:
+    """What is wrong with labels and annotations: those of an object, or of a template."""
+    causes: list[Cause] = []
+    for field in ("labels", "annotations"):
+        for key, value in (metadata.get(field) or {}).items():
+            causes += _check_key(f"{path}.{field}", key if field == "labels" else key.lower())
+            if field == "labels" and (len(value) > 63 or not _LABEL_VALUE.fullmatch(value)):
+                causes.append(problems.invalid_value(f"{path}.labels", value, _LABEL_VALUE_TEXT))
+    annotations = metadata.get("annotations") or {}
+    if sum(len(text.encode()) for pair in annotations.items() for text in pair) > MOST_ANNOTATIONS_BYTES:
+        causes.append(problems.too_long(f"{path}.annotations", MOST_ANNOTATIONS_BYTES))
     return causes
 
 
@@ -63,10 +80,15 @@ _LABEL_VALUE_TEXT: Final = (
 def _check_name(name: Any, name_is: str) -> list[Cause]:
     if not name:
         return [problems.required("metadata.name", "name or generateName is required")]
+    return check_named("metadata.name", name, name_is)
+
+
+def check_named(field: str, name: str, name_is: str) -> list[Cause]:
+    """What is wrong with a name, which is a ``label``, a ``subdomain`` or a part of a ``path``."""
     pattern, limit, text = _NAMES[name_is]
     if len(name) > limit:
-        return [problems.invalid_value("metadata.name", name, f"must be no more than {limit} bytes")]
-    return [] if pattern.fullmatch(name) else [problems.invalid_value("metadata.name", name, text)]
+        return [problems.invalid_value(field, name, f"must be no more than {limit} bytes")]
+    return [] if pattern.fullmatch(name) else [problems.invalid_value(field, name, text)]
 
 
 def _check_key(field: str, key: str) -> list[Cause]:

@@ -44,6 +44,10 @@ class Watch:
     """Struck by a fault: each two lines change places, and this is called when they do."""
     client: str = ""
     """The address of whoever watches."""
+    path: str = ""
+    """Of the request, as faults name it."""
+    transport: asyncio.BaseTransport | None = None
+    """The connection."""
     _held: bytes = b""
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
@@ -117,10 +121,12 @@ class Watch:
                     await self._wake.wait()
             except TimeoutError:
                 continue
-        if self.bookmarks and not self._ended and not self.silent:
-            await response.write(
-                b'{"type":"BOOKMARK","object":%s}\n' % encode(self.bookmark(str(self.store.version), False))
-            )
+        # What disorder holds back comes first: the last bookmark says that all has been told.
+        rest, self._held = self._held, b""
+        if self.bookmarks and not self._ended:
+            rest += b'{"type":"BOOKMARK","object":%s}\n' % encode(self.bookmark(str(self.store.version), False))
+        if rest and not self.silent:
+            await response.write(rest)
         await response.write_eof()
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from sim.cluster.apimachinery import problems
 from sim.cluster.apimachinery.core_rules import one_a_family
 from sim.cluster.apimachinery.kinds import Rules
+from sim.cluster.apimachinery.metadata import check_labels
 from sim.cluster.apimachinery.problems import Cause, Json
 from sim.cluster.apimachinery.schema import copied
 from sim.cluster.apimachinery.selectors import match_labels
@@ -171,6 +172,7 @@ def _check_workload(obj: Json, old: Json | None) -> list[Cause]:
     elif not match_labels(selector, labels):
         text = "`selector` does not match template `labels`"
         causes.append(problems.invalid_value("spec.template.metadata.labels", labels, text))
+    causes += check_labels(template.get("metadata") or {}, "spec.template")
     causes += _repetitions(template.get("spec") or {}, "spec.template.spec")
     if (policy := (template.get("spec") or {}).get("restartPolicy", "Always")) != "Always":
         causes.append(problems.unsupported("spec.template.spec.restartPolicy", policy, ["Always"]))

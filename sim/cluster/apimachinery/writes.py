@@ -268,11 +268,7 @@ class Writer:
     def put_or_finish(self, kind: Kind, key: Name, stored: Json) -> Record:
         """Stores an object, or removes it when all that kept it from going were finalizers that it has no more."""
         collection = self.collection(kind)
-        meta = stored["metadata"]
-        ends = (
-            meta.get("deletionTimestamp") and not meta.get("finalizers") and not meta.get("deletionGracePeriodSeconds")
-        )
-        if ends and not (kind.plural == "namespaces" and (stored.get("spec") or {}).get("finalizers")):
+        if is_over(kind, stored):
             return self.store.remove(collection, key, stored)
         return self.store.put(collection, key, stored)
 
@@ -314,6 +310,15 @@ class Writer:
         causes += kind.rules.check(obj, old)
         if causes:
             raise target.invalid(obj["metadata"].get("name", ""), causes)
+
+
+def is_over(kind: Kind, stored: Json) -> bool:
+    """Whether an object that is being deleted has nothing left to wait for."""
+    meta = stored["metadata"]
+    waits = meta.get("finalizers") or meta.get("deletionGracePeriodSeconds")
+    if not meta.get("deletionTimestamp") or waits:
+        return False
+    return not (kind.plural == "namespaces" and (stored.get("spec") or {}).get("finalizers"))
 
 
 def _with_same_uid(target: Target, new: Json, old: Json) -> Json:

@@ -29,8 +29,8 @@ BYTE_MATCHES = (
 def random_route_set(draw: random.Random, world: World, routes: int) -> Forwarding:
     """What plan() makes of a Gateway with so many L34Routes, a TCPRoute and a UDPRoute, of both families.
 
-    Priorities that tie, source CIDRs, ranges of ports and "any", byte matches, VIPs that are prefixes, weights, backends that do not
-    exist, and Services that select no Pod.
+    Priorities that tie, before and behind the 0 of the TCPRoute and the UDPRoute, source CIDRs, ranges of ports and "any", byte
+    matches, VIPs that are prefixes, weights, backends that do not exist, and Services that select no Pod.
     """
     numbers = range(len(world.targets))
     # The last Service selects nothing.
@@ -81,7 +81,7 @@ def _l34_route(draw: random.Random, number: int) -> Json:
         more["byteMatches"] = [draw.choice(BYTE_MATCHES)]
     return objects.l34_route(
         f"route-{number}",
-        priority=draw.randint(1, 4),
+        priority=draw.randint(-3, 4),
         protocols=[p.name for p in draw.sample(list(L4Protocol), draw.randint(1, 3))],
         destinationCIDRs=draw.sample(both, draw.randint(1, 4)),
         destinationPorts=[_ports(draw) for _ in range(draw.randint(1, 3))],

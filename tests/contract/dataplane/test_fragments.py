@@ -1,4 +1,4 @@
-"""Fragments reach the target of their first fragment, in whatever order they come."""
+"""Fragments reach the target of their first fragment, in whatever order they come; of a refused datagram the client is told once."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import assert_never
 
 import pytest
-from scapy.layers.inet import IP, UDP, fragment
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, PadN, fragment6
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, PadN, fragment6
 from scapy.layers.ipsec import AH
+from scapy.layers.sctp import SCTP
 from scapy.packet import Packet as Layers
 from scapy.packet import Raw
 
 from core.lb.classifier import Packet
 from core.model import L4Protocol
 from tests.contract.dataplane.conftest import Plane
-from tests.contract.dataplane.packets import expected, frame, random_packet
+from tests.contract.dataplane.packets import Sent, answers, expected, frame, random_packet
 from tests.contract.dataplane.sets import CLIENTS, PORTS, VIP, simple
 from tests.contract.dataplane.world import World
 
 DATAGRAMS = 60
 PAYLOAD_BYTES = 3600
-UDP_BYTES = 8
+L4_BYTES = {L4Protocol.TCP: 20, L4Protocol.UDP: 8, L4Protocol.SCTP: 12, None: 8}
+KNOWN_AT = {L4Protocol.TCP: 0, L4Protocol.UDP: 0, L4Protocol.SCTP: 0, None: 4}
+"""Where the header has what tells datagrams of one client from each other: the source port, of echoes the identifier."""
 FRAGMENT_BYTES = {4: 1000, 6: 1048}
 """What each fragment but the last carries."""
 HEADER_BYTES = {4: 20, 6: 48}
@@ -41,9 +45,26 @@ ORDERS: dict[str, Callable[[list[bytes], random.Random], list[bytes]]] = {
 }
 
 
+def l4_of(packet: Packet) -> Layers:
+    """The L4 header; the identifier of an echo request is in `source_port`."""
+    ports = {"sport": packet.source_port, "dport": packet.destination_port}
+    match packet.protocol:
+        case L4Protocol.TCP:
+            return TCP(**ports, flags="S")
+        case L4Protocol.UDP:
+            return UDP(**ports)
+        case L4Protocol.SCTP:
+            return SCTP(**ports)
+        case None:
+            identifier = packet.source_port
+            return ICMP(id=identifier) if packet.source.version == 4 else ICMPv6EchoRequest(id=identifier)
+        case _:
+            assert_never(packet.protocol)
+
+
 def pieces_of(packet: Packet, identity: int, payload: bytes, headers: Layers | None = None) -> list[bytes]:
-    """The fragments of a UDP datagram, the first one first; `headers`: extension headers of IPv6 behind the fragment header."""
-    layers = UDP(sport=packet.source_port, dport=packet.destination_port) / Raw(payload)
+    """The fragments of a datagram, the first one first; `headers`: extension headers of IPv6 behind the fragment header."""
+    layers = l4_of(packet) / Raw(payload)
     layers = layers if headers is None else headers / layers
     source, destination = str(packet.source), str(packet.destination)
     if packet.source.version == 4:
@@ -61,13 +82,19 @@ class Datagram:
 
 
 def datagram(
-    draw: random.Random, version: int, number: int, *, payload_bytes: int = PAYLOAD_BYTES, headers: Layers | None = None
+    draw: random.Random,
+    version: int,
+    number: int,
+    *,
+    protocol: L4Protocol | None = L4Protocol.UDP,
+    payload_bytes: int = PAYLOAD_BYTES,
+    headers: Layers | None = None,
 ) -> Datagram:
     """One from a random client, in fragments."""
     packet = Packet(
         source=random_packet(draw, CLIENTS[version], [VIP[version]], PORTS).source,
         destination=VIP[version].network_address,
-        protocol=L4Protocol.UDP,
+        protocol=protocol,
         source_port=10_000 + number,
         destination_port=4000,
     )
@@ -85,8 +112,8 @@ def behind_extensions(data: bytes, kind: int) -> tuple[int, bytes]:
     return kind, data
 
 
-def payloads(frames: Sequence[bytes], version: int) -> dict[str, bytes]:
-    """The UDP payloads that fragments make up, by source address and port; those that stay incomplete are left out."""
+def payloads(frames: Sequence[bytes], version: int, protocol: L4Protocol | None = L4Protocol.UDP) -> dict[str, bytes]:
+    """The payloads that fragments make up, by source address and port; those that stay incomplete are left out."""
     parts: dict[tuple[bytes, bytes], dict[int, tuple[int, bytes]]] = {}
     totals: dict[tuple[bytes, bytes], int] = {}
     for raw in (f[14:] for f in frames if f[14] >> 4 == version):
@@ -109,15 +136,15 @@ def payloads(frames: Sequence[bytes], version: int) -> dict[str, bytes]:
     for key, total in totals.items():
         whole = b"".join(data for _, (_, data) in sorted(parts[key].items()))
         if len(whole) == total and 0 in parts[key]:
-            _, udp = behind_extensions(whole, parts[key][0][0])
-            port = struct.unpack(">H", udp[:2])[0]
-            found[f"{ip_address(key[0])} {port}"] = udp[UDP_BYTES:]
+            _, l4 = behind_extensions(whole, parts[key][0][0])
+            port = struct.unpack_from(">H", l4, KNOWN_AT[protocol])[0]
+            found[f"{ip_address(key[0])} {port}"] = l4[L4_BYTES[protocol] :]
     return found
 
 
 def check(world: World, plane: Plane, datagrams: Sequence[Datagram], frames: Sequence[bytes]) -> None:
     """Sends `frames`, all fragments of `datagrams`: each datagram arrives whole at the target that the core says."""
-    version = datagrams[0].packet.source.version
+    version, protocol = datagrams[0].packet.source.version, datagrams[0].packet.protocol
     forwarding = simple(world, version, [0, 1, 2, 3])
     plane.apply(forwarding)
     wanted = {
@@ -129,7 +156,7 @@ def check(world: World, plane: Plane, datagrams: Sequence[Datagram], frames: Seq
     found = {
         key: (f"target {i}", payload)
         for i, arrived in enumerate(seen.targets)
-        for key, payload in payloads(arrived, version).items()
+        for key, payload in payloads(arrived, version, protocol).items()
     }
     assert {key: target for key, (target, _) in found.items()} == {key: target for key, (target, _) in wanted.items()}
     assert found == wanted
@@ -143,9 +170,48 @@ def in_order(world: World, order: str, draw: random.Random, datagrams: Sequence[
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("version", [4, 6])
 def test_fragments_follow_their_first_one(plane: Plane, gateway_world: World, version: int, order: str) -> None:
+    """Faults 15 and 16 of the proof-of-concept: of IPv6 hashed by what is no port, of IPv4 lost when the first one comes last."""
     draw = random.Random(order)
     datagrams = [datagram(draw, version, number) for number in range(DATAGRAMS)]
     check(gateway_world, plane, datagrams, in_order(gateway_world, order, draw, datagrams))
+
+
+@pytest.mark.parametrize("protocol", [L4Protocol.TCP, L4Protocol.SCTP, None])
+@pytest.mark.parametrize("version", [4, 6])
+def test_fragments_of_other_protocols(
+    plane: Plane, gateway_world: World, version: int, protocol: L4Protocol | None
+) -> None:
+    """Of an echo there are no ports, in no fragment."""
+    draw = random.Random(version)
+    datagrams = [datagram(draw, version, number, protocol=protocol) for number in range(20)]
+    orders = itertools.cycle(ORDERS.values())
+    frames = [
+        frame(gateway_world, piece)
+        for d, order in zip(datagrams, orders, strict=False)
+        for piece in order(d.pieces, draw)
+    ]
+    check(gateway_world, plane, datagrams, frames)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_fragments_of_a_refused_datagram_are_answered_once(
+    plane: Plane, gateway_world: World, version: int, order: str
+) -> None:
+    draw = random.Random(order)
+    plane.apply(simple(gateway_world, version, []))
+    packets: list[Sent] = []
+    frames = []
+    for number, protocol in enumerate([L4Protocol.TCP, L4Protocol.UDP, L4Protocol.SCTP, None] * 5):
+        packet = datagram(draw, version, number, protocol=protocol).packet
+        token = b"tg%08x-" % number
+        pieces = pieces_of(packet, next(IDENTITIES), token.ljust(PAYLOAD_BYTES, b"."))
+        frames += [frame(gateway_world, piece) for piece in ORDERS[order](pieces, draw)]
+        packets.append(Sent(packet=packet, raw=b"".join(pieces), token=token))
+    seen = gateway_world.exchange(frames)
+    assert [sum(answers(arrived, p) for arrived in seen.client) for p in packets] == [1] * len(packets)
+    ends = [p.packet.source.packed + p.packet.destination.packed for p in packets]
+    assert not [f.hex() for f in (*seen.primary, *itertools.chain(*seen.targets)) if any(end in f for end in ends)]
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -169,7 +235,8 @@ def test_last_fragments_of_few_bytes(
     for number in range(16):
         last_bytes = number % 8 + 1
         whole_bytes = 2 * FRAGMENT_BYTES[version] + last_bytes
-        datagrams.append(datagram(draw, version, number, payload_bytes=whole_bytes - UDP_BYTES))
+        payload_bytes = whole_bytes - L4_BYTES[L4Protocol.UDP]
+        datagrams.append(datagram(draw, version, number, payload_bytes=payload_bytes))
         assert len(datagrams[-1].pieces[-1]) == HEADER_BYTES[version] + last_bytes
     frames = in_order(gateway_world, order, draw, datagrams)
     check(gateway_world, plane, datagrams, [f.ljust(60, b"\0") for f in frames] if padded else frames)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import reduce
 from ipaddress import ip_address
+from operator import truediv
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -114,6 +116,7 @@ def extension_headers(draw: random.Random, last: int, *, most: int = 4) -> Layer
 
 
 def test_ipv6_extension_headers_do_not_hide_the_ports(plane: Plane, gateway_world: World) -> None:
+    """Fault 15 of the proof-of-concept: it refuses any header of 8 bytes."""
     draw = random.Random(6)
     packets = []
     for n, client, port in clients(6, 200):
@@ -196,6 +199,62 @@ def test_icmp_errors_about_packets_with_ipv6_extension_headers(plane: Plane, gat
         raw = bytes(IPv6(src=ROUTER[6], dst=VIP6) / ICMPv6PacketTooBig(mtu=1400) / about)
         packets.append(Sent(packet=oracle(6, client, port, protocol), raw=raw, token=b"tg%08x-" % n))
     check(gateway_world, plane, simple(gateway_world, 6, [0, 1, 2, 3]), packets)
+
+
+def options_of(*lengths: int, last: int = L4Protocol.UDP) -> Layers:
+    """A destination options header of each length in bytes, a multiple of 8, in front of the protocol `last`."""
+    headers: list[Layers] = [
+        IPv6ExtHdrDestOpt(options=[PadN(otype=1, optdata=bytes(length - 4))], nh=60) for length in lengths
+    ]
+    headers[-1].nh = last
+    chain = reduce(truediv, headers)
+    assert len(bytes(chain)) == sum(lengths)
+    return chain
+
+
+AT_THE_BOUNDS = {
+    (64,): ("tc", "nft"),
+    (48, 16): ("tc", "nft"),
+    (24, 32, 8): ("tc", "nft"),
+    (72,): ("tc",),
+    (24, 32, 16): ("tc",),
+    (8,) * 4: ("tc",),
+    (8,) * 7: ("tc",),
+    (8,) * 8: (),
+}
+"""The lengths of extension headers that an ICMP error quotes, and the data planes that look past them."""
+
+
+@pytest.mark.parametrize("lengths", AT_THE_BOUNDS)
+def test_how_many_extension_headers_an_icmp_error_may_quote(
+    plane: Plane, gateway_world: World, lengths: tuple[int, ...]
+) -> None:
+    """nft: three, of 64 bytes together. tc: seven. An error that quotes more is dropped."""
+    packets = []
+    for n, client, port in clients(6, 20):
+        about = IPv6(src=VIP6, dst=client) / options_of(*lengths) / UDP(sport=4000, dport=port) / token(n)
+        raw = bytes(IPv6(src=ROUTER[6], dst=VIP6) / ICMPv6PacketTooBig(mtu=1400) / about)
+        packets.append(Sent(packet=oracle(6, client, port, L4Protocol.UDP), raw=raw, token=b"tg%08x-" % n))
+    check_or_dropped(gateway_world, plane, packets, passes=plane.name in AT_THE_BOUNDS[lengths])
+
+
+@pytest.mark.parametrize("headers", [7, 8])
+def test_how_many_extension_headers_a_packet_may_have(plane: Plane, gateway_world: World, headers: int) -> None:
+    """tc: seven; one with more is dropped. nft: as many as the kernel goes past."""
+    packets = []
+    for n, client, port in clients(6, 20):
+        raw = bytes(IPv6(src=client, dst=VIP6) / options_of(*[8] * headers) / UDP(sport=port, dport=4000) / token(n))
+        packets.append(Sent(packet=oracle(6, client, port, L4Protocol.UDP), raw=raw, token=b"tg%08x-" % n))
+    check_or_dropped(gateway_world, plane, packets, passes=headers <= 7 or plane.name == "nft")
+
+
+def check_or_dropped(world: World, plane: Plane, packets: list[Sent], *, passes: bool) -> None:
+    forwarding = simple(world, 6, [0, 1, 2, 3])
+    if passes:
+        check(world, plane, forwarding, packets)
+    else:
+        plane.apply(forwarding)
+        assert fates(world, packets) == ["dropped"] * len(packets)
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -68,6 +68,10 @@ def test_a_load_balancer_with_external_addresses_gets_node_ports(api: Client, na
         ({"ports": [{"port": 70000}]}, "spec.ports[0].port"),
         ({"ports": [{"port": 1}, {"port": 2}]}, "spec.ports[0].name"),
         ({"ports": [{"port": 1}], "externalIPs": ["nowhere"]}, "spec.externalIPs[0]"),
+        ({"ports": [{"port": 1}], "externalIPs": ["192.0.2.1", "127.0.0.1"]}, "spec.externalIPs[1]"),
+        ({"ports": [{"port": 1}], "externalIPs": ["0.0.0.0"]}, "spec.externalIPs[0]"),
+        ({"ports": [{"port": 1}], "externalIPs": ["fe80::1"]}, "spec.externalIPs[0]"),
+        ({"ports": [{"port": 1}], "externalIPs": ["224.0.0.1"]}, "spec.externalIPs[0]"),
         ({"ports": [{"port": 1}], "type": "Magic"}, "spec.type"),
         ({"ports": [{"port": 1, "protocol": "QUIC"}]}, "spec.ports[0].protocol"),
     ],
@@ -224,6 +228,73 @@ def test_endpoint_slices(api: Client, namespace: Namespace) -> None:
     emptied = api.merge(path + "/s", {"endpoints": []}).body
     assert emptied["endpoints"] is None
     assert emptied["metadata"]["generation"] == 2
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "why"),
+    [
+        ("IPv4", "0.0.0.0", "may not be unspecified (0.0.0.0)"),
+        ("IPv4", "127.0.0.1", "may not be in the loopback range"),
+        ("IPv4", "169.254.1.1", "may not be in the link-local range"),
+        ("IPv4", "224.0.0.5", "may not be in the link-local multicast range"),
+        ("IPv4", "2001:db8::1", "must be an IPv4 address"),
+        ("IPv4", "192.0.2.01", "must "),
+        ("IPv6", "::", "may not be unspecified (::)"),
+        ("IPv6", "::1", "may not be in the loopback range"),
+        ("IPv6", "fe80::1", "may not be in the link-local range"),
+        ("IPv6", "fe80::1%eth0", "must be a valid IP address"),
+        ("IPv6", "ff02::1", "may not be in the link-local multicast range"),
+        ("IPv6", "::ffff:192.0.2.1", "must not be an IPv4-mapped IPv6 address"),
+        ("IPv6", "2001:DB8::1", 'must be in canonical form ("2001:db8::1")'),
+        ("IPv4", "239.1.1.1", ""),
+        ("IPv4", "255.255.255.255", ""),
+        ("IPv6", "ff05::1", ""),
+    ],
+)
+def test_addresses_of_endpoints_are_anybodys(
+    api: Client, namespace: Namespace, family: str, address: str, why: str
+) -> None:
+    body = endpoint_slice("s", family, "192.0.2.1" if family == "IPv4" else "2001:db8::2")
+    body["endpoints"][0]["addresses"].append(address)
+    made = api.create(namespace.of("discovery.k8s.io/v1", "endpointslices"), body)
+    if why:
+        ((reason, field),) = made.causes
+        assert (made.code, reason) == (422, "FieldValueInvalid")
+        assert field == ("endpoints[0].addresses" + ("" if why.endswith("IPv4 address") else "[1]"))
+        assert f'"{address}": {why}' in made.body["message"]
+    else:
+        assert made.code == 201
+
+
+@pytest.mark.parametrize("name", ["", "Bad_Node", "a/b", "a" * 254])
+def test_the_node_of_an_endpoint_has_the_name_of_a_node(api: Client, namespace: Namespace, name: str) -> None:
+    path = namespace.of("discovery.k8s.io/v1", "endpointslices")
+    body = endpoint_slice("s", "IPv4", "192.0.2.1")
+    body["endpoints"][0]["nodeName"] = name
+    assert api.create(path, body).causes == {("FieldValueInvalid", "endpoints[0].nodeName")}
+    body["endpoints"][0]["nodeName"] = "node-1.example"
+    assert api.create(path, body).code == 201
+
+
+@pytest.mark.parametrize(
+    ("meta", "field"),
+    [
+        ({"labels": {"bad": "not ok!"}}, "labels"),
+        ({"labels": {"not ok!": ""}}, "labels"),
+        ({"annotations": {"not ok!": ""}}, "annotations"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "plural"), [("Deployment", "deployments"), ("DaemonSet", "daemonsets"), ("ReplicaSet", "replicasets")]
+)
+def test_labels_of_a_template_are_those_of_an_object(
+    api: Client, namespace: Namespace, kind: str, plural: str, meta: Json, field: str
+) -> None:
+    body = workload(kind, "w", {"app": "w"}, {"app": "w"})
+    own = body["spec"]["template"]["metadata"]
+    own.update({field: {**own.get(field, {}), **meta[field]}})
+    refused = api.create(namespace.of("apps/v1", plural), body)
+    assert (refused.code, refused.causes) == (422, {("FieldValueInvalid", f"spec.template.{field}")})
 
 
 def test_a_slice_applied_again_replaces_its_endpoints(api: Client, namespace: Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import objects
 from tests.conftest import require
 from tests.contract.kube.client import DEADLINE_S, Client, Json
 from tests.contract.kube.samples import Gates, Namespace, gate_crd
@@ -213,3 +214,15 @@ def test_our_own_crds_take_what_the_seed_has(api: Client, namespace: Namespace) 
     router["spec"].pop("address")  # type: ignore[attr-defined]  # the spec of the literal above is a dict
     refused = api.create(namespace.of("l34.gateway.api.poc/v1alpha1", "gatewayrouters"), router)
     assert ("FieldValueRequired", "spec.address") in refused.causes
+    route = objects.l34_route(backendRefs=[{"name": "svc", "port": 4000}], priority=-2147483648)
+    for count in (33, 5000):
+        # Fault 6 of the proof-of-concept: more than 32.
+        cidrs = [f"{{}}.{i // 250}.{i % 250}.0/32" for i in range(count)]
+        route["metadata"] = {"name": f"of-{count}"}
+        route["spec"] |= {
+            "destinationCIDRs": [cidr.format(20) for cidr in cidrs],
+            "sourceCIDRs": [cidr.format(30) for cidr in cidrs],
+        }
+        made = api.create(namespace.of("l34.gateway.api.poc/v1alpha1", "l34routes"), route)
+        assert made.code == 201, made.body
+        assert made.body["spec"].items() >= {k: v for k, v in route["spec"].items() if k.endswith("CIDRs")}.items()

@@ -152,3 +152,17 @@ def test_a_namespace_goes_with_what_is_in_it(api: Client) -> None:
     assert api.get(f"/api/v1/namespaces/{name}").code == 200
     api.merge(inside.core("configmaps", "kept"), {"metadata": {"finalizers": None}})
     api.wait_gone(f"/api/v1/namespaces/{name}")
+
+
+def test_a_namespace_with_a_finalizer_of_its_own_goes_without_it(api: Client) -> None:
+    meta = {"generateName": "kept-", "finalizers": ["example.test/one"]}
+    made = api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+    name = made.meta["name"]
+    inside = Namespace(name)
+    api.create(inside.core("secrets"), {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})
+    api.delete(f"/api/v1/namespaces/{name}")
+    emptied = api.wait_for(f"/api/v1/namespaces/{name}", lambda obj: not (obj.get("spec") or {}).get("finalizers"))
+    assert emptied["metadata"]["finalizers"] == ["example.test/one"]
+    assert api.get(inside.core("secrets", "s")).code == 404
+    assert api.merge(f"/api/v1/namespaces/{name}", {"metadata": {"finalizers": None}}).code == 200
+    api.wait_gone(f"/api/v1/namespaces/{name}")

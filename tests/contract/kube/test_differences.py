@@ -272,6 +272,17 @@ def test_lists_from_the_cache(api: Client, namespace: Namespace) -> None:
     assert (stale == 0) == api.server.imitated
 
 
+@shows("a watch from a version that is still to come")
+def test_watch_from_the_future(api: Client, namespace: Namespace) -> None:
+    path = namespace.core("configmaps")
+    future = int(api.get(path).meta["resourceVersion"]) + 10_000
+    watch = api.watch(path, resourceVersion=future, timeoutSeconds=1)
+    assert watch.code == 200
+    made = api.create(path, config_map("a"))
+    assert int(made.meta["resourceVersion"]) < future
+    assert [event["type"] for event in watch.rest()] == (["ADDED"] if api.server.imitated else [])
+
+
 @shows("storage")
 def test_storage(own_server: Server) -> None:
     """A restart; our client follows the server either way. That a test can compact on request: test_imitated_process.py."""

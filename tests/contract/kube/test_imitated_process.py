@@ -232,6 +232,45 @@ def test_watches_end_on_request(faulty: Client, space: Namespace) -> None:
     assert watch.rest() == []
 
 
+@pytest.mark.parametrize("action", ["end_watches", "status", "hang", "garbage", "disorder", "reset"])
+def test_a_fault_of_some_paths_leaves_the_watches_of_others(faulty: Client, space: Namespace, action: str) -> None:
+    path = space.core("secrets")
+    with faulty.watch(path) as watch:
+        fault(faulty, action, path=space.core("configmaps"))
+        assert faulty.get(FAULTS).body["struck"] == {}
+        for name in ("a", "b"):
+            body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+            assert faulty.create(path, body).code == 201
+        told = [watch.next() for _ in range(2)]
+    assert [(event["type"], event["object"]["metadata"]["name"]) for event in told if event] == [
+        ("ADDED", "a"),
+        ("ADDED", "b"),
+    ]
+
+
+def test_a_reset_of_some_paths_strikes_the_watches_there(faulty: Client, space: Namespace) -> None:
+    path = space.core("configmaps")
+    watch = faulty.watch(path)
+    fault(faulty, "reset", count=1, path=path)
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        watch.next()
+    assert faulty.get(FAULTS).body["struck"] == {"reset": {"127.0.0.1": 1}}
+
+
+def test_what_disorder_holds_back_is_told_before_a_watch_ends(tmp_path: Path) -> None:
+    """The last bookmark says that all has been told."""
+    with servers.imitated(tmp_path, "--allow-faults") as server:
+        client = Client(server)
+        then = client.get(SPACE.core("configmaps")).meta["resourceVersion"]
+        watch = client.watch(
+            SPACE.core("configmaps"), resourceVersion=then, timeoutSeconds=1, allowWatchBookmarks="true"
+        )
+        fault(client, "disorder")
+        made = client.create(SPACE.core("configmaps"), config_map("a")).meta["resourceVersion"]
+        events = [(event["type"], event["object"]["metadata"]["resourceVersion"]) for event in watch.rest()]
+    assert events == [("ADDED", made), ("BOOKMARK", made)]
+
+
 def test_a_running_watch_is_told_an_error(faulty: Client, space: Namespace) -> None:
     watch = faulty.watch(space.core("configmaps"))
     fault(faulty, "status", code=410, count=1)

@@ -76,6 +76,30 @@ def test_bad_metadata_is_invalid(
     assert (reason, field) in refused.causes
 
 
+@pytest.mark.parametrize("field", ["apiVersion", "kind", "name", "uid"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_an_owner_reference_is_whole(api: Client, namespace: Namespace, field: str, *, empty: bool) -> None:
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "1", field: ""}
+    if not empty:
+        del reference[field]
+    refused = api.create(namespace.core("configmaps"), config_map("a", ownerReferences=[reference]))
+    assert (refused.code, refused.causes) == (422, {("FieldValueRequired", f"metadata.ownerReferences[0].{field}")})
+
+
+def test_an_event_owns_nothing(api: Client, namespace: Namespace) -> None:
+    reference = {"apiVersion": "v1", "kind": "Event", "name": "owner", "uid": "1"}
+    refused = api.create(namespace.core("configmaps"), config_map("a", ownerReferences=[reference]))
+    assert refused.causes == {("FieldValueInvalid", "metadata.ownerReferences[0]")}
+
+
+def test_annotations_are_256_kib_at_most(api: Client, namespace: Namespace) -> None:
+    most = {"a": "x" * 1000, "k": "x" * (256 * 1024 - 1002)}
+    assert api.create(namespace.core("configmaps"), config_map("a", annotations=most)).code == 201
+    more = {**most, "k": most["k"] + "x"}
+    refused = api.create(namespace.core("configmaps"), config_map("b", annotations=more))
+    assert (refused.code, refused.causes) == (422, {("FieldValueTooLong", "metadata.annotations")})
+
+
 def test_replace_with_the_current_version(api: Client, namespace: Namespace) -> None:
     path = namespace.core("configmaps", "a")
     made = api.create(namespace.core("configmaps"), config_map("a", {"k": "1"})).body
