@@ -40,16 +40,16 @@ def cross_problems(
     themselves: neither they nor what follows from them is told again. Unless `objects` are `complete`, names of kinds of which there is
     none are not looked for.
     """
-    by_ref = {found.ref: found for found in objects}
-    lines = {found.ref: set(_lines(found)) for found in objects} if known else {}
+    by_ref = {found.ref: found for found in objects if found.known}
+    lines = [(found, set(_lines(found))) for found in objects] if known else []
     wheres = {problem.where for problem in known}
-    broken = [ref for ref, own in lines.items() if own & wheres]
+    broken = [found.ref for found, own in lines if found.known and own & wheres]
     elsewhere = set()
-    if wheres - set().union(*lines.values()):
+    if wheres - set().union(*(own for _, own in lines)):
         # What could not even be told apart as an object may have had the name.
         elsewhere = set(_NAMED)
     elif not complete:
-        kinds = {found.ref.kind for found in objects}
+        kinds = {found.ref.kind for found in by_ref.values()}
         elsewhere = {key for key, kind in _NAMED.items() if kind not in kinds}
     yield from _unknown_classes(objects)
     for status in plan.statuses:
@@ -118,10 +118,9 @@ def _lines(found: ManifestObject) -> Iterator[str]:
 
 def _unknown_classes(objects: Sequence[ManifestObject]) -> Iterator[Problem]:
     """Gateways of a class that is neither ours nor defined in `objects`."""
-    defined = {found.ref.name for found in objects if found.ref.kind == "GatewayClass"}
+    defined = {found.ref.name for found in objects if found.known and found.ref.kind == "GatewayClass"}
     for found in objects:
-        group = str(found.obj["apiVersion"]).rpartition("/")[0]
-        if (group, found.ref.kind) != (GATEWAY_GROUP, "Gateway"):
+        if (found.group, found.ref.kind) != (GATEWAY_GROUP, "Gateway"):
             continue
         spec = found.obj.get("spec")
         name = spec.get("gatewayClassName") if isinstance(spec, dict) else None

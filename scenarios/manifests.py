@@ -21,6 +21,7 @@ from scenarios.yamlsource import Node, scan_documents
 
 TWO_VERSIONS = ("Gateway", "GatewayClass", "HTTPRoute", "ReferenceGrant")
 """Served as v1 and as v1beta1. Source: Gateway API v1.6, standard channel."""
+KNOWN_KINDS = frozenset((resource.group, resource.kind) for resource in ALL_RESOURCES)
 LISTENER_PROTOCOLS = ("HTTP", "HTTPS", "TLS", "TCP", "UDP")
 
 
@@ -31,6 +32,16 @@ class ManifestObject:
     ref: ObjectRef
     obj: Json
     node: Node
+
+    @property
+    def group(self) -> str:
+        """The API group of its kind."""
+        return str(self.obj["apiVersion"]).rpartition("/")[0]
+
+    @property
+    def known(self) -> bool:
+        """Whether Tidegate knows its kind: others may have kinds of the same name in groups of their own."""
+        return (self.group, self.ref.kind) in KNOWN_KINDS
 
 
 def read_manifests(paths: Iterable[Path]) -> tuple[ManifestObject, ...]:
@@ -74,8 +85,8 @@ def by_line(problem: Problem) -> tuple[str, int]:
 
 
 def desired(objects: Sequence[ManifestObject]) -> list[Json]:
-    """The objects that a cluster has after all were applied in their order: of two with one name, the later."""
-    return [found.obj for found in {found.ref: found for found in objects}.values()]
+    """The objects that a cluster has after all were applied in their order: of two with one name in one group, the later."""
+    return [found.obj for found in {(found.group, found.ref): found for found in objects}.values()]
 
 
 def _objects(node: Node, problems: list[Problem]) -> Iterator[ManifestObject]:
@@ -123,7 +134,7 @@ def _objects(node: Node, problems: list[Problem]) -> Iterator[ManifestObject]:
 def _duplicates(objects: Sequence[ManifestObject]) -> Iterator[Problem]:
     seen: dict[tuple[str, ObjectRef], ManifestObject] = {}
     for found in objects:
-        first = seen.setdefault((str(found.obj["apiVersion"]).rpartition("/")[0], found.ref), found)
+        first = seen.setdefault((found.group, found.ref), found)
         if first is not found and found.ref.name:
             yield Problem(
                 where=found.node.where,
@@ -146,6 +157,8 @@ def check(found: ManifestObject) -> Iterator[Problem]:
         for problem in result.problems:
             yield problem.at(found.node.line_at(problem.path))
     yield from _version(found)
+    if not found.known:
+        return
     if found.ref.kind == "NetworkAttachmentDefinition":
         yield from _network(found)
     elif found.ref.kind == "Gateway":
@@ -180,7 +193,7 @@ def network_bridge(found: ManifestObject) -> str | None:
     """The network of the virtual network that a NetworkAttachmentDefinition stands for; None for other objects and other plugins."""
     from sim.cluster.networks import NetworkError, parse_config
 
-    if found.ref.kind != "NetworkAttachmentDefinition":
+    if not found.known or found.ref.kind != "NetworkAttachmentDefinition":
         return None
     try:
         return parse_config(found.obj | {"metadata": found.obj["metadata"] | {"namespace": found.ref.namespace}}).bridge
@@ -190,7 +203,7 @@ def network_bridge(found: ManifestObject) -> str | None:
 
 def _version(found: ManifestObject) -> Iterator[Problem]:
     """Of a kind that a plan reads, in a version that no API server of ours serves."""
-    group, _, version = found.obj["apiVersion"].rpartition("/")
+    group, version = found.group, found.obj["apiVersion"].rpartition("/")[2]
     known = {
         resource.version for resource in ALL_RESOURCES if (resource.group, resource.kind) == (group, found.ref.kind)
     }

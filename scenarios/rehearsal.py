@@ -91,7 +91,7 @@ def _missing_targets(loaded: LoadedScenario, objects: Sequence[ManifestObject], 
             continue
         earlier = [files[name] for name in files if not _later(name, action, loaded.scenario.steps)]
         sources = {str(path) for paths in (loaded.manifests, *earlier) for path in paths}
-        there = {found.ref for found in objects if found.node.source in sources}
+        there = {found.ref for found in objects if found.known and found.node.source in sources}
         ref = ObjectRef(kind=kind, namespace=action.namespace if resource.namespaced else "", name=name)
         if kind in _WRITTEN and ref not in there and ref not in _made(plan):
             same = {str(known) for known in there if known.kind == kind}

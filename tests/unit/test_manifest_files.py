@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
+from scenarios.crosscheck import cross_problems
 from scenarios.load import EXAMPLES
 from scenarios.manifests import desired, read_manifests
+from scenarios.predict import plan_of
 from tests.conftest import require
 
 SEED = Path(__file__).parents[3] / "shared" / "seed" / "examples"
@@ -104,3 +106,23 @@ def test_a_list_is_its_items_and_later_objects_count(tmp_path: Path) -> None:
     objects = read_manifests([tmp_path / "list.yaml", tmp_path / "later.yaml"])
     assert [str(found.ref) for found in objects] == ["L34Route default/r"] * 2
     assert [obj["spec"]["priority"] for obj in desired(objects)] == [2]
+
+
+def test_kinds_of_other_groups_are_other_objects(tmp_path: Path) -> None:
+    """Istio has a Gateway too, and anybody may have an L34Route: neither takes the place of ours, nor the blame."""
+    (tmp_path / "ours.yaml").write_text(ROUTE)
+    (tmp_path / "theirs.yaml").write_text(ROUTE.replace("l34.gateway.api.poc/v1alpha1", "example.com/v1"))
+    for files in (["ours.yaml", "theirs.yaml"], ["theirs.yaml", "ours.yaml"]):
+        objects = read_manifests([tmp_path / file for file in files])
+        planned = desired(objects)
+        assert len(planned) == 2
+        found = list(cross_problems(plan_of(planned), objects, ()))
+        assert found
+        assert {Path(problem.where.rpartition(":")[0]).name for problem in found} == {"ours.yaml"}
+
+
+def test_networks_of_other_groups_are_not_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(
+        "apiVersion: example.com/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: n}\nspec: {config: {}}\n"
+    )
+    assert len(read_manifests([tmp_path / "m.yaml"])) == 1
