@@ -1,24 +1,31 @@
 """Pods that a plan without a cluster assumes: what the Deployments of the manifests, and the gateways, would have once all is up.
 
-Names and addresses are made up (the first free ones of each network's range); slots are what they would be, since they follow from the
-order of the Pods. Everything is deterministic.
+Names are made up. Addresses are the first free ones, as the imitated cluster gives them. Slots are what they would be: they follow
+from the order of the Pods. Everything is deterministic.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
 
 from core import names
-from core.kube import Json
+from core.kube import DEPLOYMENTS, ENDPOINT_SLICES, NETWORKS, PODS, Json, Resource
 from core.manifests import parse
-from core.manifests.fields import Reader
-from core.manifests.meta import network_selections
-from core.model import Address, ObjectRef
+from core.model import ObjectRef
 from core.plan import plan
+from sim.cluster.ipam import Addresses
+from sim.cluster.networks import (
+    Ipam,
+    IpInterface,
+    NetworkError,
+    NetworkRequest,
+    NoIpam,
+    parse_annotation,
+    parse_ipam,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,18 +41,15 @@ class Assumption:
 
 def with_assumed_pods(objects: list[Json]) -> tuple[list[Json], tuple[Assumption, ...]]:
     """`objects` and the Pods that they would lead to, ready and attached; nothing is assumed when there are Pods or EndpointSlices."""
-    if any(obj.get("kind") in ("Pod", "EndpointSlice") for obj in objects):
+    if _of(objects, PODS, ENDPOINT_SLICES):
         return objects, ()
     networks = _Networks(objects)
     pods: list[Json] = []
     assumptions: list[Assumption] = []
-    for deployment in objects:
-        if deployment.get("kind") == "Deployment":
-            made = list(_deployment_pods(deployment, networks))
-            pods += made
-            assumptions.append(
-                Assumption(of=f"Deployment {_namespace(deployment)}/{_name(deployment)}", pods=len(made))
-            )
+    for deployment in _of(objects, DEPLOYMENTS):
+        made = list(_deployment_pods(deployment, networks))
+        pods += made
+        assumptions.append(Assumption(of=f"Deployment {_namespace(deployment)}/{_name(deployment)}", pods=len(made)))
     for planned in plan(parse(objects)[0]).gateways:
         gateway = planned.gateway
         if planned.class_ != names.STATELESS_LOAD_BALANCER:
@@ -118,64 +122,41 @@ def _pod(name: str, namespace: str, labels: dict[str, str], annotations: dict[st
     }
 
 
-@dataclass(slots=True)
 class _Networks:
-    """The NetworkAttachmentDefinitions, and which of their addresses are taken."""
+    """The NetworkAttachmentDefinitions, and which of their addresses are taken. What a cluster could not set up has no addresses;
+    `validate` names the problem."""
 
-    objects: Iterable[Json]
-    taken: dict[tuple[str, str], set[Address]] = field(default_factory=dict)
-    definitions: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for obj in self.objects:
-            if obj.get("kind") == "NetworkAttachmentDefinition":
-                try:
-                    config = json.loads(obj["spec"]["config"])
-                except (KeyError, TypeError, ValueError, RecursionError):
-                    continue  # a plan goes on without the network; `validate` names the problem
-                if isinstance(config, dict):
-                    self.definitions[(_namespace(obj), _name(obj))] = config
+    def __init__(self, objects: Iterable[Json]) -> None:
+        self._addresses = Addresses()
+        self._ipam: dict[tuple[str, str], Ipam] = {}
+        for obj in _of(objects, NETWORKS):
+            with suppress(NetworkError):
+                self._ipam[(_namespace(obj), _name(obj))] = parse_ipam(obj)
 
     def attach(self, pod: str, namespace: str, annotations: Mapping[str, str]) -> list[Json]:
         """The network-status of a Pod with these annotations."""
-        reader = Reader(ObjectRef(kind="Pod", namespace=namespace, name=pod), {}, ("metadata", "annotations"))
-        statuses: list[Json] = []
-        for i, selection in enumerate(
-            network_selections(reader, names.POD_NETWORKS, annotations.get(names.POD_NETWORKS, "")), 1
-        ):
-            key = (selection.namespace, selection.name)
-            statuses.append(
-                {
-                    "name": f"{selection.namespace}/{selection.name}",
-                    "interface": selection.interface or f"net{i}",
-                    "ips": [str(address) for address in self._addresses(key)],
-                }
-            )
-        return statuses
-
-    def _addresses(self, key: tuple[str, str]) -> Iterator[Address]:
-        """The first free address of each range."""
-        taken = self.taken.setdefault(key, set())
-        for range_ in _ranges(self.definitions.get(key, {})):
-            free = next((address for address in range_ if address not in taken), None)
-            if free is not None:
-                taken.add(free)
-                yield free
-
-
-def _ranges(config: Mapping[str, Any]) -> Iterator[Iterator[Address]]:
-    """The assignable addresses of each range of a whereabouts or host-local configuration."""
-    ipam = config.get("ipam")
-    if not isinstance(ipam, dict):
-        return
-    ranges = ipam.get("ipRanges", [ipam] if "range" in ipam else [])
-    for range_ in ranges if isinstance(ranges, list) else []:
         try:
-            # whereabouts also writes "192.0.2.10-192.0.2.20/24"
-            first, _, last = str(range_["range"]).partition("-")
-            network = ip_network(last or first, strict=False)
-            start = ip_address(first) if last else ip_address(range_.get("range_start", network.network_address))
-            excluded = [ip_network(text) for text in range_.get("exclude", [])]
-        except (KeyError, TypeError, ValueError):
-            continue  # likewise
-        yield (address for address in network.hosts() if address >= start and not any(address in e for e in excluded))  # type: ignore[operator] # one family
+            requests = parse_annotation(annotations.get(names.POD_NETWORKS, ""), namespace)
+        except NetworkError:
+            return []
+        return [
+            {
+                "name": f"{request.namespace}/{request.name}",
+                "interface": request.interface,
+                "ips": [str(address.ip) for address in self._of_request(f"{namespace}/{pod}", request)],
+            }
+            for request in requests
+        ]
+
+    def _of_request(self, pod: str, request: NetworkRequest) -> tuple[IpInterface, ...]:
+        ipam = self._ipam.get((request.namespace, request.name), NoIpam())
+        try:
+            return request.addresses or self._addresses.allocate((pod, request.interface), ipam, request.name)
+        except NetworkError:
+            return ()
+
+
+def _of(objects: Iterable[Json], *resources: Resource) -> list[Json]:
+    """Those of some kinds, in any version."""
+    kinds = {(resource.group, resource.kind) for resource in resources}
+    return [obj for obj in objects if (str(obj.get("apiVersion", "")).rpartition("/")[0], obj.get("kind")) in kinds]

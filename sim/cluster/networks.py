@@ -167,6 +167,24 @@ def parse_config(definition: Json) -> NetworkConfig:
     Raises:
         NetworkError: BadNetworkConfig, UnsupportedNetworkType or UnsupportedIpam.
     """
+    plugin, where = _plugin(definition)
+    return NetworkConfig(
+        bridge=_bridge(plugin, definition.get("metadata", {}), where), ipam=_ipam(plugin.get("ipam"), where)
+    )
+
+
+def parse_ipam(definition: Json) -> Ipam:
+    """Where addresses on a network come from, whatever plugin makes the network.
+
+    Raises:
+        NetworkError: BadNetworkConfig or UnsupportedIpam.
+    """
+    plugin, where = _plugin(definition)
+    return _ipam(plugin.get("ipam"), where)
+
+
+def _plugin(definition: Json) -> tuple[dict[str, Any], str]:
+    """The configuration of the first plugin, and how to name the network."""
     metadata = definition.get("metadata", {})
     where = f"network {metadata.get('namespace', '')}/{metadata.get('name', '')}"
     config = _json_config(definition.get("spec"), where)
@@ -178,7 +196,7 @@ def parse_config(definition: Json) -> NetworkConfig:
         raise NetworkError(
             "BadNetworkConfig", f"{where}: spec.config has no type, expected a plugin, such as vlan or macvlan"
         )
-    return NetworkConfig(bridge=_bridge(plugin, metadata, where), ipam=_ipam(plugin.get("ipam"), where))
+    return plugin, where
 
 
 def _json_config(spec: Any, where: str) -> Any:
