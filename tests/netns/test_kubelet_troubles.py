@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from core.errors import ApiError
-from core.kube import DEPLOYMENTS, NETWORKS, PODS, Resource
+from core.kube import DEPLOYMENTS, NETWORKS, PODS, Json, Resource
 from sim.cluster import pod_sandbox
+from sim.cluster.multus import PodInterface
+from sim.cluster.pod_sandbox import Node
 from sim.net.namespaces import run_in
 from tests.netns._pods import MACVLAN, NETWORK_2, World, deployment, is_ready, template
 
@@ -93,7 +95,12 @@ def test_a_pod_that_is_to_go_before_it_ran_goes_and_takes_no_address(
     planned: list[str] = []
     sandboxes = world.kubelet._means.sandboxes
     plan = sandboxes.plan
-    monkeypatch.setattr(sandboxes, "plan", lambda pod, node: planned.append(pod["metadata"]["name"]) or plan(pod, node))
+
+    def noted(pod: Json, node: Node) -> tuple[PodInterface, ...]:
+        planned.append(pod["metadata"]["name"])
+        return plan(pod, node)
+
+    monkeypatch.setattr(sandboxes, "plan", noted)
     for name, meta in (("going", {"deletionTimestamp": "2026-01-01T00:00:00Z"}), ("here", {})):
         pod = template(name, "tidegate-testbed/target")
         pod["spec"]["nodeName"] = "node-1"
