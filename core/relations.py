@@ -68,9 +68,10 @@ class Relations:
         self._controllers = {c.meta.name: c.controller for c in classes}
         self._labels = {n.meta.name: n.meta.labels for n in namespaces}
         self._grants = tuple(grants)
+        rejected, gateways = tuple(rejected), tuple(gateways)
         self._rejected = {item.meta.ref: item.message for item in rejected}
-        gateways = tuple(gateways)
-        self._class_names = {g.meta.ref: g.class_name for g in gateways}
+        self._class_names = {item.meta.ref: item.class_name for item in rejected if item.meta.ref.kind == "Gateway"}
+        self._class_names |= {g.meta.ref: g.class_name for g in gateways}
         self._services = {(s.meta.namespace, s.meta.name): s for s in sorted(services, key=lambda s: s.meta.ref)}
         ours = (g for g in gateways if self.class_of(g) is not None)
         self.gateways = {g.meta.ref: g for g in sorted(ours, key=lambda g: g.meta.ref)}
@@ -98,21 +99,27 @@ class Relations:
         name = self._controllers.get(class_name, class_name)
         return name if name in OUR_CLASSES else None
 
+    def why_unusable(self, gateway: ObjectRef) -> str | None:
+        """Why we cannot serve a Gateway of ours; None for any other."""
+        if gateway not in self._rejected or self.our_class(self._class_names[gateway]) is None:
+            return None
+        return f"{gateway} cannot be used: {self._rejected[gateway]}"
+
     def why_unknown(self, gateway: ObjectRef) -> str | None:
-        """Why nobody serves that Gateway, and what to do; None when we do, or some other controller may."""
-        if gateway in self._rejected:
-            return f"{gateway} cannot be used: {self._rejected[gateway]}"
+        """Why that Gateway is nobody's, and what to do; None when it is ours, or may be some other controller's."""
         class_name = self._class_names.get(gateway)
         if class_name is None:
             return f"{gateway} does not exist: create it, or correct parentRefs"
         if self.our_class(class_name) is None and class_name not in self._controllers:
+            if gateway in self._rejected:
+                return f"{gateway} cannot be used: {self._rejected[gateway]}"
             ours = ", ".join(OUR_CLASSES)
             return f"{gateway} is of class {class_name!r}, which does not exist: of ours are {ours}"
         return None
 
-    def controller_of(self, gateway: Gateway) -> str:
+    def controller_of(self, gateway: ObjectRef) -> str:
         """The controllerName for statuses: a domain-prefixed path."""
-        class_ = self.class_of(gateway) or ""
+        class_ = self.our_class(self._class_names[gateway]) or ""
         return class_ if "/" in class_ else f"{names.DOMAIN}/{class_}"
 
     def resolve(self, route: Route, backend: BackendRef) -> Service | None:

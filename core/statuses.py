@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from core import names, status
 from core.binding import Binding, protocol_supported, supported_kinds
 from core.flows import bound_matches
+from core.manifests.gateways import UNSUPPORTED_ADDRESS_TYPE
 from core.model import Gateway, GatewayClass, GatewayRouter, Listener, ParentRef, Pod, Prefix, Route
 from core.objects import Rejected
 from core.relations import Relations, gateway_ref
@@ -23,23 +24,46 @@ def gateway_status(
     relations: Relations, gateway: Gateway, vips: tuple[Prefix, ...], pods: Iterable[Pod]
 ) -> status.GatewayStatus:
     """The status of a Gateway of ours. `pods` carry it."""
+    addresses = tuple(vip.network_address for vip in vips)
+    accepted = _gateway_accepted(gateway)
+    programmed = _gateway_programmed(relations, gateway, vips, pods) if accepted.status else _NOT_ACCEPTED
+    return status.GatewayStatus(
+        ref=gateway.meta.ref,
+        generation=gateway.meta.generation,
+        conditions=(accepted, programmed),
+        addresses=addresses[: status.MOST_ADDRESSES],
+        listeners=tuple(
+            _listener_status(relations, gateway, listener, usable=accepted.status) for listener in gateway.listeners
+        ),
+    )
+
+
+_NOT_ACCEPTED = status.Condition(
+    type="Programmed", status=False, reason="Invalid", message="the Gateway is not accepted"
+)
+
+
+def _gateway_programmed(
+    relations: Relations, gateway: Gateway, vips: tuple[Prefix, ...], pods: Iterable[Pod]
+) -> status.Condition:
     live = [pod for pod in pods if not pod.meta.deleting]
     addresses = tuple(vip.network_address for vip in vips)
     taken = relations.taken[gateway.meta.ref]
-    programmed = status.programmed(addresses, len(live), sum(pod.ready for pod in live))
     if taken:
         vip, owner = next(iter(taken.items()))
         count = f"{len(taken)} VIPs, {vip} first, are" if len(taken) > 1 else f"VIP {vip} is"
         what = "give one of them other addresses or another router"
         message = f"{count} announced to the same router by {owner}, which is older: {what}"
-        programmed = status.Condition(type="Programmed", status=False, reason="AddressNotUsable", message=message)
-    return status.GatewayStatus(
-        ref=gateway.meta.ref,
-        generation=gateway.meta.generation,
-        conditions=(_gateway_accepted(gateway), programmed),
-        addresses=addresses[: status.MOST_ADDRESSES],
-        listeners=tuple(_listener_status(relations, gateway, listener) for listener in gateway.listeners),
-    )
+        return status.Condition(type="Programmed", status=False, reason="AddressNotUsable", message=message)
+    # "the implementation MUST indicate this in an associated entry in GatewayStatus.Conditions" (GatewaySpec.addresses).
+    missing = [address for address in gateway.addresses if not any(address in vip for vip in vips)]
+    if addresses and missing:
+        given = ", ".join(map(str, missing[:4])) + (" and more" if len(missing) > 4 else "")
+        message = (
+            f"no accepted route gives this Gateway {given} of spec.addresses: add a route, or take the address away"
+        )
+        return status.Condition(type="Programmed", status=False, reason="AddressNotAssigned", message=message)
+    return status.programmed(addresses, len(live), sum(pod.ready for pod in live))
 
 
 def _gateway_accepted(gateway: Gateway) -> status.Condition:
@@ -53,7 +77,10 @@ def _gateway_accepted(gateway: Gateway) -> status.Condition:
     return status.accepted()
 
 
-def _listener_status(relations: Relations, gateway: Gateway, listener: Listener) -> status.ListenerStatus:
+def _listener_status(
+    relations: Relations, gateway: Gateway, listener: Listener, *, usable: bool
+) -> status.ListenerStatus:
+    """`usable`: whether the Gateway is accepted."""
     # "Routes with any other value for the Accepted condition MUST NOT be included" (ListenerStatus.attachedRoutes).
     routes = {
         b.route.meta.ref
@@ -70,7 +97,9 @@ def _listener_status(relations: Relations, gateway: Gateway, listener: Listener)
         attached_routes=len(routes),
         conditions=(
             status.accepted() if good else status.accepted(False, "UnsupportedProtocol", protocol),
-            status.Condition(type="Programmed", status=good, reason="Programmed" if good else "Invalid"),
+            status.Condition(
+                type="Programmed", status=good and usable, reason="Programmed" if good and usable else "Invalid"
+            ),
             status.resolved_refs(resolved),
         ),
     )
@@ -81,21 +110,33 @@ def route_status(relations: Relations, route: Route) -> status.RouteStatus:
     refs = [relations.why_unresolved(route, backend) for backend in route.backends]
     resolved = status.resolved_refs([(reason, message) for found, reason, message in refs if found is None])
     by_parent = {binding.parent: binding for binding in relations.bindings_of_route.get(route.meta.ref, ())}
+    accepted = {
+        parent: _route_accepted(relations, by_parent[parent]) if parent in by_parent else _unusable(relations, parent)
+        for parent in route.parents
+    }
     return status.RouteStatus(
         ref=route.meta.ref,
         generation=route.meta.generation,
         parents=tuple(
             status.ParentStatus(
                 parent=parent,
-                controller=relations.controller_of(by_parent[parent].gateway),
-                conditions=(_route_accepted(relations, by_parent[parent]), resolved),
+                controller=relations.controller_of(gateway_ref(parent.namespace, parent.name)),
+                conditions=(condition, resolved),
             )
-            for parent in dict.fromkeys(route.parents)
-            if parent in by_parent
+            for parent, condition in accepted.items()
+            if condition is not None
         ),
         nowhere=_nowhere(relations, route.parents),
         overtaken_by=relations.overtaken.get(route.meta.ref),
     )
+
+
+def _unusable(relations: Relations, parent: ParentRef) -> status.Condition | None:
+    """What a route is told of a Gateway of ours that cannot be understood; None of any other parent."""
+    if (parent.group, parent.kind) != (names.GATEWAY_GROUP, "Gateway"):
+        return None
+    why = relations.why_unusable(gateway_ref(parent.namespace, parent.name))
+    return status.accepted(False, "NoMatchingParent", why) if why is not None else None
 
 
 def _nowhere(relations: Relations, parents: Iterable[ParentRef]) -> tuple[str, ...]:
@@ -122,11 +163,9 @@ def router_status(relations: Relations, router: GatewayRouter) -> status.RouterS
     if not router.gateway:
         message = f"the label {names.PROXY_NAME} names no Gateway: add it"
         condition = status.accepted(False, "NoMatchingParent", message)
-    elif gateway_ref(router.meta.namespace, router.gateway) not in relations.gateways:
-        where = f"{router.meta.namespace}/{router.gateway}"
-        condition = status.accepted(
-            False, "NoMatchingParent", f"no Gateway {where} of a class of ours: correct its label"
-        )
+    elif (gateway := gateway_ref(router.meta.namespace, router.gateway)) not in relations.gateways:
+        why = relations.why_unusable(gateway) or f"no {gateway} of a class of ours: correct its label"
+        condition = status.accepted(False, "NoMatchingParent", why)
     else:
         condition = status.accepted()
     return status.RouterStatus(ref=router.meta.ref, generation=router.meta.generation, conditions=(condition,))
@@ -147,7 +186,8 @@ def rejected_status(relations: Relations, rejected: Rejected) -> status.Status |
     parents = tuple(
         status.ParentStatus(parent=parent, controller=relations.controller_of(gateway), conditions=(condition,))
         for parent in dict.fromkeys(rejected.parents)
-        if (gateway := relations.gateways.get(gateway_ref(parent.namespace, parent.name))) is not None
+        if (gateway := gateway_ref(parent.namespace, parent.name)) in relations.gateways
+        or relations.why_unusable(gateway) is not None
     )
     return status.RouteStatus(
         ref=ref, generation=generation, parents=parents, nowhere=_nowhere(relations, rejected.parents)
@@ -155,13 +195,13 @@ def rejected_status(relations: Relations, rejected: Rejected) -> status.Status |
 
 
 def _rejected_gateway(rejected: Rejected) -> status.GatewayStatus:
-    programmed = status.Condition(
-        type="Programmed", status=False, reason="Invalid", message="the Gateway is not accepted"
-    )
+    # "UnsupportedAddress: ... an address that was provided is a type which is not supported" (GatewayConditionReason).
+    unsupported = any(problem.what == UNSUPPORTED_ADDRESS_TYPE for problem in rejected.problems)
+    reason = "UnsupportedAddress" if unsupported else "Invalid"
     return status.GatewayStatus(
         ref=rejected.meta.ref,
         generation=rejected.meta.generation,
-        conditions=(status.accepted(False, "Invalid", rejected.message), programmed),
+        conditions=(status.accepted(False, reason, rejected.message), _NOT_ACCEPTED),
         addresses=(),
         listeners=(),
     )

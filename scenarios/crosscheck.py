@@ -85,8 +85,10 @@ def _said(status: Status, found: ManifestObject) -> Iterator[tuple[str, str]]:
 
 
 def _bad(conditions: Sequence[Condition]) -> Iterator[tuple[str, str]]:
+    """(reason, text) of each mistake; that what is not accepted is not programmed follows from another."""
     for condition in conditions:
-        if not condition.status and condition.reason not in NO_MISTAKES and condition.message:
+        follows = (condition.type, condition.reason) == ("Programmed", "Invalid")
+        if not condition.status and condition.reason not in NO_MISTAKES and condition.message and not follows:
             yield condition.reason, condition.message
 
 

@@ -6,7 +6,7 @@ What the core cannot read is said in its own words elsewhere; this finds what on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def _path(field: str) -> FieldPath:
 
 
 def _more_rules(group: str, obj: Json) -> Iterator[tuple[FieldPath, str]]:
-    """What the CRDs say in CEL (Gateway API v1.6.1: BackendObjectReference, GatewaySpec.listeners)."""
+    """What the CRDs say in CEL (Gateway API v1.6.1: BackendObjectReference, GatewaySpec.listeners and .addresses)."""
     kind, spec = obj["kind"], obj.get("spec") or {}
     if (group, kind) in _ROUTES:
         rules: list[tuple[FieldPath, Any]] = [(("spec",), spec)]
@@ -92,3 +92,33 @@ def _more_rules(group: str, obj: Json) -> Iterator[tuple[FieldPath, str]]:
             if first != listener.get("name"):
                 what = f"the same port, protocol and hostname as listener {first!r}: each listener needs its own"
                 yield ("spec", "listeners", i), what
+            yield from ((("spec", "listeners", i, *path), what) for path, what in _listener_rules(listener))
+        yield from _addresses_twice(spec.get("addresses") or [])
+
+
+def _listener_rules(listener: Json) -> Iterator[tuple[FieldPath, str]]:
+    """What the protocol of a listener rules out."""
+    protocol, tls = listener.get("protocol"), listener.get("tls")
+    mode = tls.get("mode") or "Terminate" if isinstance(tls, dict) else None
+    if protocol in ("TCP", "UDP") and listener.get("hostname"):
+        yield ("hostname",), f"Invalid value: a listener of protocol {protocol} has no hostname: take it away"
+    if protocol in ("HTTP", "TCP", "UDP") and tls is not None:
+        yield ("tls",), f"Invalid value: a listener of protocol {protocol} has no tls: take it away"
+    elif protocol == "HTTPS" and mode not in (None, "Terminate"):
+        yield ("tls", "mode"), f"Invalid value: {mode!r}: must be Terminate for protocol HTTPS"
+    elif protocol == "TLS" and tls is None:
+        yield ("tls",), "Required value: a listener of protocol TLS must say tls.mode"
+    elif isinstance(tls, dict) and mode == "Terminate" and not tls.get("certificateRefs") and not tls.get("options"):
+        yield ("tls",), "Required value: certificateRefs or options, when mode is Terminate"
+
+
+def _addresses_twice(addresses: Iterable[object]) -> Iterator[tuple[FieldPath, str]]:
+    """IP addresses, and hostnames, must be unique. Source: GatewaySpec.addresses."""
+    seen: set[tuple[str, str]] = set()
+    for i, address in enumerate(addresses):
+        if not isinstance(address, dict) or not isinstance(value := address.get("value"), str):
+            continue
+        key = (str(address.get("type", "IPAddress")), value)
+        if key in seen and key[0] in ("IPAddress", "Hostname"):
+            yield ("spec", "addresses", i, "value"), f"Duplicate value: {value!r}: each address once"
+        seen.add(key)

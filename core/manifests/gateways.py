@@ -37,6 +37,8 @@ DEFAULT_HOLD_TIME_MS = 3000
 DEFAULT_BFD_INTERVAL_MS = 300
 DEFAULT_BFD_MULTIPLIER = 5
 MOST_REPLICAS = 1000
+UNSUPPORTED_ADDRESS_TYPE = "unsupported address type"
+"""Of a FieldProblem, since a status has a reason of its own for it."""
 HIGHEST_ASN = 2**32 - 1
 """RFC 6793: AS numbers have four octets."""
 
@@ -55,7 +57,7 @@ def gateway(reader: Reader) -> Gateway:
     addresses: list[Address] = []
     for item in spec.objects("addresses"):
         if item.text("type", "IPAddress") != "IPAddress":
-            item.problem("type", "unsupported address type", item.value.get("type"), "IPAddress")
+            item.problem("type", UNSUPPORTED_ADDRESS_TYPE, item.value.get("type"), "IPAddress")
         elif item.text("value"):
             found = item.parsed("value", vip_address, None)
             addresses += [found] if found is not None else []

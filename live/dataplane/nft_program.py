@@ -15,7 +15,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from core.lb.forwarding import Flow
@@ -49,6 +49,8 @@ LINEAR_FLOWS: Final = 4
 
 _GROWTH: Final = 8
 """A cut may multiply the flows below it so often at most."""
+
+_PORTS_BYTES: Final = 4
 
 _LOAD_MARK: Final = nft.meta(Meta.MARK)
 
@@ -205,7 +207,12 @@ class Compiler:
     def _transports(
         self, where: Layout, flows: Sequence[Flow], protocols: Iterable[L4Protocol] = tuple(L4Protocol)
     ) -> list[bytes]:
-        return [is_protocol(protocol, where) + nft.goto(self._tree(where, protocol, flows)) for protocol in protocols]
+        # A packet that ends before its ports goes to no tree: there what has no bucket is refused.
+        there = nft.payload(replace(where.source_port, length=_PORTS_BYTES))
+        return [
+            is_protocol(protocol, where) + there + nft.goto(self._tree(where, protocol, flows))
+            for protocol in protocols
+        ]
 
     def _tree(self, where: Layout, protocol: L4Protocol, flows: Sequence[Flow]) -> str:
         """The chain that decides about packets of a protocol."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from core import names
 from core.manifests import render, workloads
-from core.model import Pod, Prefix
+from core.model import Address, Pod, Prefix
 from core.plan import GatewayPlan
 from live.agent.load_balancer import interfaces_of
 from live.apply import covers
@@ -64,11 +64,11 @@ def differences(world: World) -> Iterator[str]:
     yield from _sessions(view, planned, world.gateway_pods())
     yield from _workloads(view)
     for pod in world.gateway_pods():
-        yield from _gateway_kernel(world, pod, planned)
-        yield from _bird(world, pod, planned)
+        yield from _of_pod(pod, _gateway_kernel(world, pod, planned))
+        yield from _of_pod(pod, _bird(world, pod, planned))
     for pod in view.objects.pods:
         if not pod.meta.deleting and pod.meta.namespace == "default" and names.PROXY_NAME not in pod.meta.labels:
-            yield from _application_kernel(world, pod, view)
+            yield from _of_pod(pod, _application_kernel(world, pod, view))
     for node in ("node-1", "node-2"):
         with RouteSocket(world.mininet.network.host(node).namespace) as kernel:
             yield from (f"{node}: {rule}" for rule in kernel.rules())
@@ -182,6 +182,14 @@ def bird_of(world: World, pod: Pod) -> Bird:
 # --- application Pods --------------------------------------------------------------------------------------------------------
 
 
+def _of_pod(pod: Pod, found: Iterator[str]) -> Iterator[str]:
+    """`found` in a Pod that may be going, or may not be there yet: that is a difference, too."""
+    try:
+        yield from list(found)
+    except (KeyError, OSError) as error:
+        yield f"{pod.meta.name} comes or goes: {error!r}"
+
+
 def _application_kernel(world: World, pod: Pod, view: View) -> Iterator[str]:
     """The VIPs on lo, a rule each, and the way back over all gateway pods that are ready; nothing of former ones."""
     who, netns = pod.meta.name, world.netns(pod)
@@ -200,8 +208,15 @@ def _application_kernel(world: World, pod: Pod, view: View) -> Iterator[str]:
     yield from _unlike(who, "rules", sources, {vip for a in attachments for vip in a.vips})
     if len(rules) != len(sources):
         yield f"{who}: {len(rules)} rules for {len(sources)} VIPs"
-    hops = {hop.address for route in routes if route.table >= POD_TABLE for hop in route.next_hops}
-    yield from _unlike(who, "next hops", hops, {hop for a in attachments for hop in a.next_hops})
+    hops_by: dict[tuple[int, int], set[Address]] = {}
+    for route in routes:
+        for hop in route.next_hops:
+            if hop.address is not None:
+                hops_by.setdefault((route.table, hop.address.version), set()).add(hop.address)
+    for vip in sorted((source for source in sources if source is not None), key=str):
+        has = {hop for rule in rules if rule.source == vip for hop in hops_by.get((rule.table, vip.version), ())}
+        wanted = {hop for a in attachments if vip in a.vips for hop in a.next_hops if hop.version == vip.version}
+        yield from _unlike(who, f"next hops of {vip}", has, wanted)
     if {rule.table for rule in rules} != {route.table for route in routes if route.table >= POD_TABLE}:
         yield f"{who}: tables without a rule, or rules without a table: {rules}; {routes}"
 

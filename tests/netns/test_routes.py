@@ -39,6 +39,9 @@ def gateway() -> Path:
     for interface, subnet in (("eth0", "1"), ("vlan", "2")):
         commands += [
             f"link add name {interface} type veth peer name {interface}-peer",
+            # A link-local address, and its routes, would come in a second or so.
+            f"link set dev {interface} addrgenmode none",
+            f"link set dev {interface}-peer addrgenmode none",
             f"link set dev {interface} up",
             f"link set dev {interface}-peer up",
             f"address add 10.{subnet}.0.1/24 dev {interface}",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,9 +13,6 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.packet import Raw
 
 from core.errors import DataplaneError, InputError, MachineError
 from core.lb.classifier import Packet
@@ -29,9 +24,9 @@ from live.dataplane.nft import NftDataplane
 from live.dataplane.tc_program import Drop
 from tests.conftest import require
 from tests.contract.dataplane.conftest import bpf_file_system
-from tests.contract.dataplane.packets import Sent, expected, fates, frame, random_packet, sent
+from tests.contract.dataplane.packets import big, expected, fates, frame, random_packet, sent
 from tests.contract.dataplane.sets import CLIENTS, PORTS, VIP, flow, pool, random_forwarding, simple
-from tests.contract.dataplane.test_fragments import payloads
+from tests.contract.dataplane.test_path_mtu import NARROW_BYTES, narrow_targets
 from tests.contract.dataplane.world import DEADLINE_S, World, world
 
 CLIENT = {4: "200.1.0.9", 6: "2001:db8:c1::9"}
@@ -72,71 +67,22 @@ def udp(version: int, number: int) -> Packet:
     )
 
 
-def big(version: int, number: int, size: int, *, dont_fragment: bool) -> Sent:
-    """A UDP packet of `size` bytes."""
-    packet = udp(version, number)
-    token = b"tg%08x-" % number
-    filler = Raw(token.ljust(size - (28 if version == 4 else 48), b"."))
-    ends = {"src": str(packet.source), "dst": str(packet.destination)}
-    header = IP(**ends, id=number + 1, flags="DF" if dont_fragment else 0) if version == 4 else IPv6(**ends)
-    raw = bytes(header / UDP(sport=packet.source_port, dport=packet.destination_port) / filler)
-    return Sent(packet=packet, raw=raw, token=token)
-
-
-@pytest.fixture
-def narrow(lab: World) -> Iterator[int]:
-    """The networks of the targets carry less than the client's."""
-    for i in range(len(lab.targets)):
-        lab.gateway.ip(f"link set t{i} mtu 1400")
-    yield 1400
-    for i in range(len(lab.targets)):
-        lab.gateway.ip(f"link set t{i} mtu 1500")
-
-
-@pytest.mark.parametrize("version", [4, 6])
-def test_a_packet_too_big_for_its_target_is_answered_with_the_mtu(
-    lab: World, plane: tc.TcDataplane, narrow: int, version: int
-) -> None:
-    apply(lab, plane, simple(lab, version, [0, 1]))
-    packets = [big(version, n, size, dont_fragment=True) for n, size in enumerate((narrow, narrow + 1, 1500))]
-    seen = lab.exchange([frame(lab, p.raw) for p in packets])
-    at_targets = [any(p.token in f for frames in seen.targets for f in frames) for p in packets]
-    assert at_targets == [True, False, False]
-    assert not any(p.token in f for p in packets for f in seen.primary)
-    for packet in packets[1:]:
-        (answer,) = [f[14:] for f in seen.client if packet.token in f]
-        if version == 4:
-            assert (answer[20], answer[21], struct.unpack(">H", answer[26:28])[0]) == (3, 4, narrow)
-        else:
-            assert (answer[40], answer[41], struct.unpack(">I", answer[44:48])[0]) == (2, 0, narrow)
-            assert len(answer) <= 1280
-
-
-def test_a_packet_that_may_be_fragmented_is(lab: World, plane: tc.TcDataplane, narrow: int) -> None:
-    forwarding = simple(lab, 4, [0, 1])
-    apply(lab, plane, forwarding)
-    packets = [big(4, n, 1500, dont_fragment=False) for n in range(40)]
-    seen = lab.exchange([frame(lab, p.raw) for p in packets])
-    assert all(len(f) <= 14 + narrow for frames in seen.targets for f in frames)
-    found = {key: f"target {i}" for i, frames in enumerate(seen.targets) for key in payloads(frames, 4)}
-    assert found == {f"{p.packet.source} {p.packet.source_port}": expected(lab, forwarding, p.packet) for p in packets}
-
-
 @pytest.mark.parametrize("what", ["refused", "too big", "out of hops"])
 @pytest.mark.parametrize("version", [4, 6])
-def test_answers_are_limited(lab: World, pins: Path, narrow: int, version: int, what: str) -> None:
+def test_answers_are_limited(lab: World, pins: Path, version: int, what: str) -> None:
+    packets = [
+        big(udp(version, n), n, NARROW_BYTES + 1)
+        if what == "too big"
+        else sent(udp(version, n), n, ttl=1 if what == "out of hops" else 64)
+        for n in range(250)
+    ]
     limited = lab.gateway.run(lambda: tc.TcDataplane(pins=pins, answers_per_s=20))
     try:
-        apply(lab, limited, simple(lab, version, [] if what == "refused" else [0, 1]))
-        packets = [
-            big(version, n, narrow + 1, dont_fragment=True)
-            if what == "too big"
-            else sent(udp(version, n), n, ttl=1 if what == "out of hops" else 64)
-            for n in range(250)
-        ]
-        began_s = time.monotonic()
-        seen = lab.exchange([frame(lab, p.raw) for p in packets])
-        lasted_s = time.monotonic() - began_s
+        with narrow_targets(lab):
+            apply(lab, limited, simple(lab, version, [] if what == "refused" else [0, 1]))
+            began_s = time.monotonic()
+            seen = lab.exchange([frame(lab, p.raw) for p in packets])
+            lasted_s = time.monotonic() - began_s
         answered = [p for p in packets if any(p.token in f for f in seen.client)]
         # A second's worth at once, of each CPU, and what accrues while the packets pass.
         assert 20 <= len(answered) <= 20 * bpf.possible_cpus() * (1 + lasted_s)
@@ -176,70 +122,6 @@ def test_counters_go_on_when_maps_grow(lab: World, plane: tc.TcDataplane) -> Non
 
 def counts(plane: tc.TcDataplane) -> dict[tuple[str, str], int]:
     return {(c.flow, str(c.target)): c.packets for c in plane.counters() if c.packets}
-
-
-@pytest.mark.parametrize("version", [4, 6])
-def test_tcp_with_all_offloads(lab: World, plane: tc.TcDataplane, version: int) -> None:
-    """Segments of 64 KB and checksums that nobody has computed yet pass, and so do resets to them."""
-    vip = str(VIP[version].network_address)
-    bits = 32 if version == 4 else 128
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    option = "-6 " if version == 6 else ""
-    for i, namespace in enumerate(lab.targets):
-        gateway = f"172.16.{i}.1" if version == 4 else f"fd00:16:{i}::1"
-        namespace.ip(
-            f"{option}address add {vip}/{bits} dev lo", f"{option}route replace default via {gateway} dev net1"
-        )
-    network, via = ("20.0.0.0/8", "169.254.1.1") if version == 4 else ("2001:db8:20::/48", "fd00:1::1")
-    lab.client.ip(f"{option}route add {network} via {via} dev c0")
-    # Every second connection is refused.
-    shares = pool(lab, "pool", version, (1, [0, 1]), (1, []))
-    apply(lab, plane, replace(simple(lab, version, [0, 1]), pools=(shares,)))
-    payload = random.Random(version).randbytes(4 << 20)
-    received: list[bytes] = []
-    listeners = [n.run(lambda: socket.create_server((vip, 4000), family=family, backlog=64)) for n in lab.targets]
-
-    def serve(listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                pieces = []
-                while piece := connection.recv(1 << 20):
-                    pieces.append(piece)
-                received.append(b"".join(pieces))
-                connection.sendall(b"got it")
-
-    threads = [threading.Thread(target=serve, args=(listener,)) for listener in listeners]
-    for thread in threads:
-        thread.start()
-    refused, served = 0, 0
-    try:
-        for _ in range(16):
-            try:
-                connection = lab.client.run(lambda: socket.create_connection((vip, 4000), timeout=DEADLINE_S))
-            except ConnectionRefusedError:
-                refused += 1
-                continue
-            with connection:
-                connection.sendall(payload)
-                connection.shutdown(socket.SHUT_WR)
-                assert connection.recv(100) == b"got it"
-                served += 1
-    finally:
-        for listener in listeners:
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-        for thread in threads:
-            thread.join()
-        # Without the VIP a target's kernel says nothing to packets of other tests.
-        for namespace in lab.targets:
-            namespace.ip(f"{option}address delete {vip}/{bits} dev lo")
-    assert refused
-    assert served
-    assert received == [payload] * served
 
 
 def test_targets_of_both_families_on_no_network_are_told_once(

@@ -94,9 +94,9 @@ def test_a_route_with_many_fields_that_cannot_be_read_names_three_and_counts_the
     [
         ([], "Gateway default/gw does not exist"),
         ([objects.gateway(class_name="statless")], "Gateway default/gw is of class 'statless', which does not exist"),
-        ([objects.gateway(listeners=[{"name": "x"}])], "Gateway default/gw cannot be used: spec.listeners[0].protocol"),
+        ([{**objects.gateway(), "spec": {}}], "Gateway default/gw cannot be used: spec.gatewayClassName"),
     ],
-    ids=["missing", "unknown class", "unreadable"],
+    ids=["missing", "unknown class", "without a class"],
 )
 def test_a_route_that_leads_nowhere_has_no_parent_and_an_event(items: list[Json], said: str) -> None:
     """RouteStatus.parents: references that cannot be resolved are not added to the list."""

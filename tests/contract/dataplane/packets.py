@@ -6,7 +6,7 @@ import random
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 from typing import assert_never
 
@@ -93,6 +93,22 @@ def sent(packet: Packet, number: int, *, ttl: int = TTL) -> Sent:
         header=data if packet.protocol else b"",
     )
     return Sent(packet=known, raw=ip(packet.source, packet.destination, protocol, data, ttl=ttl), token=token)
+
+
+def big(packet: Packet, number: int, size: int, *, dont_fragment: bool = True) -> Sent:
+    """`packet`, of UDP, with so much in it that it has `size` bytes."""
+    made = sent(packet, number)
+    version = packet.source.version
+    header_bytes = 20 if version == 4 else 40
+    protocol, data = l4(packet, made.token.ljust(size - header_bytes - 8, b"."))
+    raw = ip(packet.source, packet.destination, protocol, data)
+    if version == 4:
+        # An identity of its own, for its fragments.
+        head = (
+            raw[:4] + struct.pack(">HH", number + 1, 0x4000 if dont_fragment else 0) + raw[8:10] + bytes(2) + raw[12:20]
+        )
+        raw = head[:10] + struct.pack(">H", internet_checksum(head)) + head[12:] + raw[20:]
+    return replace(made, raw=raw)
 
 
 def frame(world: World, raw: bytes) -> bytes:

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import random
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from ipaddress import ip_address
 
 import pytest
 
+from core.lb.classifier import Packet
+from core.model import L4Protocol
 from tests.contract.dataplane.conftest import Plane
+from tests.contract.dataplane.packets import big, expected, frame
 from tests.contract.dataplane.sets import VIP, simple
+from tests.contract.dataplane.test_fragments import payloads
 from tests.contract.dataplane.world import DEADLINE_S, VIP_NETWORKS, Namespace, World, connect, quiet
 
 NARROW_BYTES = 1280
@@ -39,7 +45,8 @@ def holding(world: World, version: int) -> Iterator[None]:
     for i, target in enumerate(world.targets):
         gateway = f"172.16.{i}.1" if version == 4 else f"fd00:16:{i}::1"
         target.ip(
-            command(version, f"address add {vip}/{bits} dev lo"),
+            # Else it may not be bound to before the kernel has found some time to look at it.
+            command(version, f"address add {vip}/{bits} dev lo" + " nodad" * (version == 6)),
             command(version, f"route replace default via {gateway} dev net1"),
         )
     world.client.ip(command(version, f"route replace {network} via {via} dev c0"))
@@ -52,6 +59,17 @@ def holding(world: World, version: int) -> Iterator[None]:
                 command(version, "route delete default dev net1"),
             )
         world.client.ip(command(version, f"route delete {network} dev c0"))
+
+
+@contextmanager
+def narrow_targets(world: World) -> Iterator[None]:
+    """The networks of the targets carry less than the client's; a data plane notices with the next `apply`."""
+    interfaces = [f"t{i}" for i in range(len(world.targets))]
+    world.gateway.ip(*(f"link set {name} mtu {NARROW_BYTES}" for name in interfaces))
+    try:
+        yield
+    finally:
+        world.gateway.ip(*(f"link set {name} mtu 1500" for name in interfaces))
 
 
 @contextmanager
@@ -177,18 +195,60 @@ def test_a_transfer_over_a_narrow_link_recovers(plane: Plane, gateway_world: Wor
 def test_a_transfer_to_a_target_on_a_narrow_network_recovers(plane: Plane, gateway_world: World, version: int) -> None:
     """The gateway says to the client how large its packets to the target may be."""
     world = gateway_world
-    interfaces = [f"t{i}" for i in range(len(world.targets))]
-    world.gateway.ip(*(f"link set {name} mtu {NARROW_BYTES}" for name in interfaces))
-    try:
+    with narrow_targets(world), holding(world, version), far_client(world, version, narrow=False) as far:
         plane.apply(simple(world, version, [0, 1, 2, 3]))
-        with holding(world, version), far_client(world, version, narrow=False) as far:
-            with serving(world, version, answer_with_length):
-                world.exchange([])
-                answers = [far.run(partial(upload, version)) for _ in range(CONNECTIONS)]
-            seen = world.exchange([])
-    finally:
-        world.gateway.ip(*(f"link set {name} mtu 1500" for name in interfaces))
+        with serving(world, version, answer_with_length):
+            world.exchange([])
+            answers = [far.run(partial(upload, version)) for _ in range(CONNECTIONS)]
+        seen = world.exchange([])
     assert answers == [b"%d" % len(PAYLOAD)] * CONNECTIONS
     assert any(is_too_big(frame) for frame in seen.client)
     vip = VIP[version].network_address.packed
     assert not [frame.hex() for frame in seen.primary if vip in frame]
+
+
+def udp(version: int, number: int) -> Packet:
+    return Packet(
+        source=ip_address(CLIENT[version]),
+        destination=VIP[version].network_address,
+        protocol=L4Protocol.UDP,
+        source_port=3000 + number,
+        destination_port=PORT,
+    )
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_packet_too_big_for_its_target_is_answered_with_the_mtu(
+    plane: Plane, gateway_world: World, version: int
+) -> None:
+    world = gateway_world
+    packets = [big(udp(version, n), n, size) for n, size in enumerate((NARROW_BYTES, NARROW_BYTES + 1, 1500))]
+    with narrow_targets(world):
+        plane.apply(simple(world, version, [0, 1]))
+        seen = world.exchange([frame(world, p.raw) for p in packets])
+    at_targets = [any(p.token in f for frames in seen.targets for f in frames) for p in packets]
+    assert at_targets == [True, False, False]
+    assert not any(p.token in f for p in packets for f in seen.primary)
+    assert not any(packets[0].token in f for f in seen.client)
+    for packet in packets[1:]:
+        (answer,) = [f[14:] for f in seen.client if packet.token in f]
+        if version == 4:
+            assert (answer[20], answer[21], struct.unpack(">H", answer[26:28])[0]) == (3, 4, NARROW_BYTES)
+        else:
+            assert (answer[40], answer[41], struct.unpack(">I", answer[44:48])[0]) == (2, 0, NARROW_BYTES)
+            assert len(answer) <= 1280
+
+
+def test_a_packet_that_may_be_fragmented_is(plane: Plane, gateway_world: World) -> None:
+    world = gateway_world
+    forwarding = simple(world, 4, [0, 1])
+    packets = [big(udp(4, n), n, 1500, dont_fragment=False) for n in range(40)]
+    with narrow_targets(world):
+        plane.apply(forwarding)
+        seen = world.exchange([frame(world, p.raw) for p in packets])
+    assert all(len(f) <= 14 + NARROW_BYTES for frames in seen.targets for f in frames)
+    found = {key: f"target {i}" for i, frames in enumerate(seen.targets) for key in payloads(frames, 4)}
+    assert found == {
+        f"{p.packet.source} {p.packet.source_port}": expected(world, forwarding, p.packet) for p in packets
+    }
+    assert not [f.hex() for f in seen.client if is_too_big(f)]
