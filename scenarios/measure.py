@@ -34,11 +34,14 @@ class MeasuredTraffic:
         return _counts(self.predictions[0].names, self.predictions[0].pod)
 
     def measured_counts(self) -> Counter[str]:
-        """Connections by the Pod that answered; Pods of any prediction included."""
+        """Connections by the Pod that answered; those Pods included that could have had some: of the predictions by which a connection
+        began. One that began at the very moment of a change can reach nobody who comes with it."""
         counts = _counts(self.connections.names, self.connections.answered_by)
+        started_s = self.connections.started_s
         for prediction in self.predictions:
-            for name in prediction.names:
-                counts.setdefault(name, 0)
+            if ((started_s > prediction.from_s) & (started_s <= prediction.until_s)).any():
+                for name in prediction.names:
+                    counts.setdefault(name, 0)
         return counts
 
     def mismatches(self) -> NDArray[np.bool_]:

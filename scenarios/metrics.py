@@ -41,7 +41,7 @@ METRICS = (
     Metric(
         name="imbalance_max_over_mean",
         unit="1",
-        doc="connections of the busiest target over the mean of all targets; 1 is perfect",
+        doc="connections of the busiest target over the mean of the targets that there were for them; 1 is perfect",
         per_traffic=True,
     ),
     Metric(

@@ -133,8 +133,8 @@ class SimWorld:
         samples = []
         for router in self._routers:
             rib = self.world.rib(router.name)
-            routes = sum(len(rib.over(prefix)) for prefix in rib.prefixes())
-            for metric, value in (("bgp_sessions_established", len(rib.established)), ("routes_learned", routes)):
+            sessions, routes = len(rib.established), len(rib.prefixes())
+            for metric, value in (("bgp_sessions_established", sessions), ("routes_learned", routes)):
                 samples.append(Sample(t_s=now_s, entity=router.name, metric=metric, value=value, unit="1"))
         return Observation(t_s=now_s, objects=self.world.api.objects(KINDS), samples=tuple(samples))
 

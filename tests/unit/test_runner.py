@@ -202,6 +202,23 @@ def test_a_connection_is_judged_by_the_table_of_its_own_time(tmp_path: Path) -> 
     assert measured.mismatches().any()
 
 
+@pytest.mark.parametrize(("late", "targets"), [(0, 4), (2, 5)])
+def test_the_mean_is_that_of_the_targets_that_there_were_for_the_connections(
+    tmp_path: Path, late: int, targets: int
+) -> None:
+    """A fifth target comes after all connections but the late ones."""
+
+    def some_late(_traffic: Traffic, i: int, pod: str) -> ConnectionRecord | None:
+        return ConnectionRecord(started_s=10.0, established_s=10.0, answered_by=(pod,)) if i < late else None
+
+    world = FakeWorld(some_late)
+    outcome = run(scaled(tmp_path, "long"), world, NoEvents(), Progress(world.now_s, io.StringIO()))
+    (measured,) = outcome.traffic
+    counts = measured.measured_counts()
+    assert len(counts) == targets
+    assert outcome.metrics["imbalance_max_over_mean"] == round(max(counts.values()) * targets / 400, 6)
+
+
 def test_no_answer_at_all_leaves_metrics_out_and_expectations_on_them_fail() -> None:
     outcome = outcome_of(
         "poc2-stateless", FakeWorld(lambda _traffic, _i, _pod: ConnectionRecord(started_s=2.0, error="no route"))
