@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.errors import InputError, Problem
 from core.kube import ALL_RESOURCES, Json
@@ -18,6 +19,9 @@ from scenarios.decode import nearest
 from scenarios.known_keys import unknown_keys
 from scenarios.schemas import misfits
 from scenarios.yamlsource import Node, scan_documents
+
+if TYPE_CHECKING:
+    from sim.cluster.networks import NetworkConfig
 
 TWO_VERSIONS = ("Gateway", "GatewayClass", "HTTPRoute", "ReferenceGrant")
 """Served as v1 and as v1beta1. Source: Gateway API v1.6, standard channel."""
@@ -189,14 +193,14 @@ def _network(found: ManifestObject) -> Iterator[Problem]:
             yield Problem(where=found.node.line_at(("spec", "config")), what=str(error))
 
 
-def network_bridge(found: ManifestObject) -> str | None:
+def network_config(found: ManifestObject) -> NetworkConfig | None:
     """The network of the virtual network that a NetworkAttachmentDefinition stands for; None for other objects and other plugins."""
     from sim.cluster.networks import NetworkError, parse_config
 
     if not found.known or found.ref.kind != "NetworkAttachmentDefinition":
         return None
     try:
-        return parse_config(found.obj | {"metadata": found.obj["metadata"] | {"namespace": found.ref.namespace}}).bridge
+        return parse_config(found.obj | {"metadata": found.obj["metadata"] | {"namespace": found.ref.namespace}})
     except NetworkError:
         return None
 

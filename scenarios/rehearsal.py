@@ -13,10 +13,11 @@ from core.errors import InputError, Problem
 from core.manifests.workloads import Build, workload
 from core.model import ObjectRef
 from core.plan import Plan
+from scenarios.collisions import collisions
 from scenarios.crosscheck import cross_problems
 from scenarios.decode import nearest
 from scenarios.load import LoadedScenario
-from scenarios.manifests import ManifestObject, by_line, desired, network_bridge, read_manifests
+from scenarios.manifests import ManifestObject, by_line, desired, network_config, read_manifests
 from scenarios.predict import plan_of
 from scenarios.spec import Action, Apply, Delete, Scale, Step
 from scenarios.yamlsource import read_documents
@@ -38,7 +39,7 @@ def read_scenario_manifests(loaded: LoadedScenario) -> tuple[ManifestObject, ...
     """The objects of the scenario's manifests, those that the timeline applies included.
 
     Raises InputError for everything that is wrong with them, each by itself and between them; for routers on a VLAN that none of their
-    networks is, since they would never meet a gateway; and for actions on objects that are not there.
+    networks is, since they would never meet a gateway; for actions on objects that are not there; and for `collisions`.
     """
     objects = read_manifests([*loaded.manifests, *loaded.updates])
     plan = plan_of(desired(objects))
@@ -46,6 +47,7 @@ def read_scenario_manifests(loaded: LoadedScenario) -> tuple[ManifestObject, ...
         *cross_problems(plan, objects, ()),
         *_lonely_routers(loaded, objects),
         *_missing_targets(loaded, objects, plan),
+        *collisions(loaded, objects),
     ]
     if problems:
         raise InputError(*sorted(dict.fromkeys(problems), key=by_line))
@@ -53,7 +55,7 @@ def read_scenario_manifests(loaded: LoadedScenario) -> tuple[ManifestObject, ...
 
 
 def _lonely_routers(loaded: LoadedScenario, objects: Iterable[ManifestObject]) -> Iterator[Problem]:
-    known = {bridge for found in objects if (bridge := network_bridge(found)) is not None}
+    known = {config.bridge for found in objects if (config := network_config(found)) is not None}
     vlans = sorted(int(bridge.rpartition(".")[2]) for bridge in known if re.fullmatch(r"eth0\.[0-9]+", bridge))
     for i, router in enumerate(loaded.scenario.topology.routers):
         if vlan_bridge(router.vlan) not in known:
