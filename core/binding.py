@@ -88,7 +88,8 @@ def _namespace_allowed(
     if listener.from_namespaces is FromNamespaces.SAME:
         return route.namespace == gateway.meta.namespace
     if listener.from_namespaces is FromNamespaces.SELECTOR:
-        return listener.namespace_selector.matches(namespace_labels.get(route.namespace, {}))
+        selector = listener.namespace_selector
+        return selector is not None and selector.matches(namespace_labels.get(route.namespace, {}))
     return True
 
 

@@ -157,7 +157,8 @@ class Listener:
     """As written: TCP, UDP, HTTP, HTTPS, TLS or a domain-prefixed one."""
     port: int
     from_namespaces: FromNamespaces = FromNamespaces.SAME
-    namespace_selector: LabelSelector = LabelSelector()
+    namespace_selector: LabelSelector | None = None
+    """Of FromNamespaces.SELECTOR; None, not written, selects nothing."""
     kinds: tuple[tuple[str, str], ...] = ()
     """(group, kind) of allowedRoutes; empty: whatever the protocol allows."""
 

@@ -92,8 +92,14 @@ def _deployment_pods(deployment: Json, networks: _Networks) -> Iterator[Json]:
         return
     replicas = (spec or {}).get("replicas", 1)
     for i in range(1, (replicas if isinstance(replicas, int) else 1) + 1):
-        labels, annotations = dict(metadata.get("labels") or {}), dict(metadata.get("annotations") or {})
+        labels, annotations = _texts(metadata.get("labels")), _texts(metadata.get("annotations"))
         yield _pod(f"{_name(deployment)}-{i}", _namespace(deployment), labels, annotations, networks)
+
+
+def _texts(found: object) -> dict[str, str]:
+    """A map of strings, without what is none; `validate` names the problem."""
+    items = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in items if isinstance(value, str)}
 
 
 def _pod(name: str, namespace: str, labels: dict[str, str], annotations: dict[str, str], networks: _Networks) -> Json:

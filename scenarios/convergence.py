@@ -74,6 +74,8 @@ def _slices(view: View) -> Iterator[str]:
         if stored.get(ref) != wanted.get(ref):
             yield f"{ref} is not as the plan says"
     for slice_ in view.plan.slices:
+        if slice_.vips == ():
+            continue  # no VIP of this family leads here: there is nothing that a Pod could hold to become ready
         waiting = [e.pod for e in slice_.endpoints if not e.ready or e.pending_vips]
         if waiting:
             yield f"endpoints of {slice_.meta.ref} are not ready: {', '.join(waiting)}"

@@ -143,10 +143,10 @@ class Decoder:
             self.problem(node.where, f"missing key {tag!r}", expected=f"one of {', '.join(by_word)}")
             return INVALID
         word = node.value[tag].node
-        if word.value not in by_word:
+        if not isinstance(word.value, str) or word.value not in by_word:
             self.problem(word.where, f"unknown {tag}", word.describe(), nearest(word.text, by_word))
             return INVALID
-        return self.read_mapping(node, by_word[str(word.value)], name, ignore=tag)
+        return self.read_mapping(node, by_word[word.value], name, ignore=tag)
 
     def read_list(self, node: Node, kind: Any, name: str, rule: Key | None) -> Any:
         if not isinstance(node.value, tuple):

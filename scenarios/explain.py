@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from operator import attrgetter
 
 from core.errors import InputError, Problem
 from core.lb.classifier import Decision, Packet, byte_match_holds, flow_hash
 from core.lb.forwarding import Flow
 from core.lb.index import Classifier, PrefixIndex
-from core.model import L4Protocol
+from core.model import L4Protocol, Prefix
 from core.plan import GatewayPlan, Plan
 
 _PACKET = re.compile(
@@ -42,12 +43,18 @@ class Explanation:
     considered: tuple[Considered, ...]
     elsewhere: int = 0
     """Flows that were not considered, because they have other destinations."""
+    announced: bool = True
+    """Whether routers outside are told of the destination."""
+    also: tuple[GatewayPlan, ...] = ()
+    """Other gateways that announce the destination just so, to other routers outside."""
 
     @property
     def verdict(self) -> str:
         """The end of it, in one line."""
         if self.gateway is None:
             return "not ours: no gateway has this destination among its virtual addresses"
+        if not self.announced:
+            return "withdrawn: no router outside has a route, since no backend of this destination is usable"
         if self.decision.flow is None:
             return "dropped silently: no route matches"
         if self.decision.target is None:
@@ -102,23 +109,52 @@ def _end(word: str, *, has_port: bool) -> tuple[str, str]:
     return match[1] or match[3] or "", match[2] or match[4]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claim:
+    """A VIP of a gateway; `number` is the gateway's place in the plan."""
+
+    vip: Prefix
+    number: int
+    gateway: GatewayPlan
+    announced: bool
+
+
+def _best(claims: Iterable[_Claim]) -> list[_Claim]:
+    """Those with the longest prefix of those that are announced, or of all when none is; in the order of the plan."""
+
+    def rank(claim: _Claim) -> tuple[bool, int]:
+        return (claim.announced, claim.vip.prefixlen)
+
+    claims = sorted(claims, key=attrgetter("number"))
+    best = max(map(rank, claims))
+    return [claim for claim in claims if rank(claim) == best]
+
+
 class Explainer:
     """Explains packets against one plan; after the first it takes as long as there are flows with the packet's destination."""
 
     def __init__(self, plan: Plan) -> None:
-        self._gateways = plan.gateways
-        vips = ((vip, number) for number, gateway in enumerate(plan.gateways) for vip in gateway.vips)
-        self._vips = PrefixIndex(vips)
+        self._claims = [
+            _Claim(vip=vip, number=number, gateway=gateway, announced=vip in announced)
+            for number, gateway in enumerate(plan.gateways)
+            for announced in (frozenset(gateway.announced),)
+            for vip in gateway.vips
+        ]
+        self._vips = PrefixIndex((claim.vip, i) for i, claim in enumerate(self._claims))
         self._classifiers: dict[int, Classifier] = {}
 
     def explain(self, packet: Packet) -> Explanation:
         """Where `packet` goes, and for the flows of its gateway why each is taken or not: for all of them when they are few, else for
-        those with its destination."""
-        numbers = [number for found in self._vips.at(packet.destination) for number in found]
-        if not numbers:
+        those with its destination.
+
+        Routers outside send it by the longest prefix that is announced. When several gateways announce that, each to other routers, it
+        is the first of them by name, and the others are told.
+        """
+        found = [self._claims[i] for at in self._vips.at(packet.destination) for i in at]
+        if not found:
             return Explanation(packet=packet, gateway=None, hash=None, decision=Decision(), considered=())
-        number = min(numbers)
-        gateway = self._gateways[number]
+        first, *others = _best(found)
+        number, gateway = first.number, first.gateway
         if number not in self._classifiers:
             self._classifiers[number] = Classifier(gateway.forwarding)
         classifier = self._classifiers[number]
@@ -133,6 +169,8 @@ class Explainer:
             decision=decision,
             considered=tuple(_consider(flows, decision.flow, packet)),
             elsewhere=len(gateway.forwarding.flows) - len(flows),
+            announced=first.announced,
+            also=tuple(claim.gateway for claim in others),
         )
 
 

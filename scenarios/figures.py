@@ -65,7 +65,7 @@ def _draw_counts(axes: Axes, one: MeasuredTraffic) -> None:
         bars = axes.bar([i + offset for i in range(len(names))], heights, 0.4, color=colour, label=label)
         if len(names) <= 12:
             axes.bar_label(bars, fontsize=8 if len(names) <= 6 else 6)
-    step = -(-len(names) // MOST_NAMES)
+    step = max(1, -(-len(names) // MOST_NAMES))
     prefix = common_prefix(names)
     shown = [name.removeprefix(prefix) for name in names[::step]]
     axes.set_xticks(range(0, len(names), step), shown, rotation=0 if len(names) <= 6 else 90, fontsize=7)

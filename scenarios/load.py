@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.errors import InputError, Problem
 from scenarios.decode import INVALID, Decoder, nearest
-from scenarios.manifests import ManifestObject, by_line, network_bridge, read_manifests
+from scenarios.manifests import by_line
 from scenarios.overrides import override
-from scenarios.spec import Apply, Scenario, SourcePorts, Step, Traffic, client_addresses
+from scenarios.spec import Apply, Scenario, Step, Traffic, client_addresses, places
 from scenarios.yamlsource import Node, parse_documents, read_text
-from sim.cluster.networks import vlan_bridge
 
 LIBRARY = Path(__file__).parent / "library"
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -41,6 +40,15 @@ class LoadedScenario:
         if path is None:
             raise AssertionError(f"{name} was found when the scenario was loaded")
         return path
+
+    @property
+    def node(self) -> Node:
+        """The text, with the settings over it: where each value stands."""
+        node = parse_documents(self.text, str(self.path))[0]
+        problems: list[Problem] = []
+        for setting in self.overrides:
+            node = override(node, setting, problems)
+        return node
 
     @property
     def manifests(self) -> tuple[Path, ...]:
@@ -73,8 +81,15 @@ def find_scenario(name: str) -> Path:
 
 def exists(name: str) -> bool:
     """Whether there is a file of that name; a name that no file can have is none."""
+    return _is(Path(name).exists)
+
+
+def _is(what: Callable[[], bool]) -> bool:
+    """The answer about a path; where nobody may look, there is a file: whoever reads it is told why that cannot be."""
     try:
-        return Path(name).exists()
+        return what()
+    except PermissionError:
+        return True
     except OSError:
         return False
 
@@ -82,7 +97,7 @@ def exists(name: str) -> bool:
 def find_manifest(name: str, scenario: Path) -> Path | None:
     """The file that a scenario means by `name`: beside the scenario's file, or in examples."""
     candidates = (scenario.parent / name, EXAMPLES / name)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if _is(path.is_file)), None)
 
 
 def load_scenario(name: str, *, settings: Sequence[str] = (), seed: int | None = None) -> LoadedScenario:
@@ -93,31 +108,6 @@ def load_scenario(name: str, *, settings: Sequence[str] = (), seed: int | None =
     if seed is not None:
         scenario = replace(scenario, seed=seed)
     return LoadedScenario(scenario=scenario, path=path, text=text, overrides=tuple(settings))
-
-
-def read_scenario_manifests(loaded: LoadedScenario) -> tuple[ManifestObject, ...]:
-    """The objects of the scenario's manifests, those that the timeline applies included.
-
-    Raises InputError for what is wrong with them, and for routers on a VLAN that none of their networks is: they would never meet a
-    gateway.
-    """
-    objects = read_manifests([*loaded.manifests, *loaded.updates])
-    known = {bridge for found in objects if (bridge := network_bridge(found)) is not None}
-    vlans = sorted(int(bridge.rpartition(".")[2]) for bridge in known if re.fullmatch(r"eth0\.[0-9]+", bridge))
-    node = parse_documents(loaded.text, str(loaded.path))[0]
-    problems = [
-        Problem(
-            where=node.line_at(("topology", "routers", i, "vlan")),
-            what=f"no network of the manifests is the VLAN of router {router.name!r}",
-            found=str(router.vlan),
-            expected="the vlanId of a NetworkAttachmentDefinition: " + (", ".join(map(str, vlans)) or "there is none"),
-        )
-        for i, router in enumerate(loaded.scenario.topology.routers)
-        if vlan_bridge(router.vlan) not in known
-    ]
-    if problems:
-        raise InputError(*problems)
-    return objects
 
 
 def parse_scenario(text: str, path: Path, settings: Sequence[str] = ()) -> Scenario:
@@ -187,7 +177,7 @@ def _missing_manifests(names: Iterable[str], node: Node, path: Path) -> Iterator
         if find_manifest(name, path) is not None:
             continue
         where = node.line_at(("manifests", i))
-        if (path.parent / name).is_dir():
+        if _is((path.parent / name).is_dir):
             yield Problem(where=where, what="is a directory", found=repr(name), expected="a file")
             continue
         known = {file.relative_to(EXAMPLES).as_posix() for file in EXAMPLES.rglob("*.yaml")}
@@ -287,8 +277,7 @@ def _traffic(traffic: Traffic, scenario: Scenario, decoder: Decoder) -> Iterator
             expected=f"an IPv{version} prefix in client_addresses of {traffic.source}",
         )
         return
-    ports = 65536 - (traffic.first_source_port if traffic.source_ports is SourcePorts.SEQUENTIAL else 1024)
-    room = sum(prefix.num_addresses for prefix in prefixes) * ports
+    room = places(traffic, routers[0])
     if traffic.connections > room:
         yield Problem(
             where=decoder.where(traffic, "connections"),

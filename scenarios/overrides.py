@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from core.errors import InputError, Problem
 from scenarios.decode import nearest
 from scenarios.yamlsource import Entry, Node, parse_documents
+
+_INDEX = re.compile("[0-9]{1,9}")
 
 
 def override(node: Node, setting: str, problems: list[Problem]) -> Node:
@@ -45,7 +48,7 @@ def _set(node: Node, path: list[str], value: Node, source: str, problems: list[P
     head, *rest = path
     if isinstance(node.value, tuple):
         names = [_name_of(item) for item in node.value]
-        index = int(head) if head.isdigit() else names.index(head) if head in names else len(names)
+        index = int(head) if _INDEX.fullmatch(head) else names.index(head) if head in names else len(names)
         if index >= len(names):
             known = [name or str(i) for i, name in enumerate(names)]
             expected = nearest(head, known) if known else "nothing: the list is empty"

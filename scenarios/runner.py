@@ -13,7 +13,7 @@ from scenarios.measure import MeasuredTraffic, all_metrics
 from scenarios.predict import Prediction, predict, predict_on_the_way
 from scenarios.progress import Progress
 from scenarios.spec import Apply, Delete, Expectation, Scale, Scenario, Traffic
-from scenarios.timeline import Step, Timeline
+from scenarios.timeline import US, Step, Timeline, whole_us
 from scenarios.tuples import five_tuples
 from scenarios.world import Drive, Milestone, NotConverged, Observation, Running, World
 
@@ -87,13 +87,13 @@ def set_up(scenario: Scenario, manifests: Sequence[Json], world: World, events: 
     """Everything before time zero. Raises NotConverged."""
 
     def reach(milestone: Milestone) -> None:
-        deadline_s = world.now_s() + scenario.setup_deadline_s
+        deadline_us = whole_us(world.now_s()) + whole_us(scenario.setup_deadline_s)
         running = world.converge(milestone)
         while not running.over:
-            if world.now_s() >= deadline_s:
+            if whole_us(world.now_s()) >= deadline_us:
                 waiting = running.waiting_for()
                 raise NotConverged(f"not {milestone.value} within {scenario.setup_deadline_s:g} s: {waiting}")
-            world.wait([running], until_s=deadline_s)
+            world.wait([running], until_s=deadline_us / US)
         events.event(world.now_s(), milestone.value)
 
     nodes, routers = scenario.topology.nodes, len(scenario.topology.routers)
@@ -124,6 +124,7 @@ class _Runner:
         self.scenario, self.world, self.events, self.progress = scenario, world, events, progress
         self.manifests, self.updates = manifests, updates
         self.timeline = Timeline(scenario.steps)
+        self.began_s: dict[str, float] = {}
         self.running: dict[str, Running] = {}
         self.drives: dict[str, Drive] = {}
         self.predictions: dict[str, list[Prediction]] = {}
@@ -150,37 +151,40 @@ class _Runner:
 
     def play(self) -> None:
         """The timeline, until every step is over."""
-        zero_s = self.world.now_s()
-        self.events.event(zero_s, "zero")
+        zero_us = whole_us(self.world.now_s())
+        self.events.event(self.world.now_s(), "zero")
         self.world.passed()  # from now on
         while True:
-            now_s = self.world.now_s() - zero_s
+            now_us = whole_us(self.world.now_s()) - zero_us
             for step in list(self.timeline.running()):
                 if self.running[step.name].over:
-                    self.timeline.over_s[step.name] = now_s
+                    self.timeline.over_us[step.name] = now_us
                     self.end(step)
-            for step in self.timeline.late(now_s):
+            for step in self.timeline.late(now_us):
                 waiting = self.running[step.name].waiting_for()
                 raise NotConverged(f"step {step.name!r} was not over within {step.deadline_s:g} s: {waiting}")
-            due = list(self.timeline.due(now_s))
+            due = list(self.timeline.due(now_us))
             for step in due:
-                self.timeline.begun_s[step.name] = now_s
+                self.timeline.begun_us[step.name] = now_us
                 self.begin(step)
             if due:
                 continue
-            next_s = self.timeline.next_s()
-            if next_s is None:
+            next_us = self.timeline.next_us()
+            if next_us is None:
                 return
-            self.world.wait([self.running[step.name] for step in self.timeline.running()], until_s=zero_s + next_s)
+            running = [self.running[step.name] for step in self.timeline.running()]
+            self.world.wait(running, until_s=(zero_us + next_us) / US)
 
     def begin(self, step: Step) -> None:
         """Begins traffic or does an action."""
-        self.events.event(self.world.now_s(), "begin", step=step.name)
+        self.began_s[step.name] = self.world.now_s()
+        self.events.event(self.began_s[step.name], "begin", step=step.name)
         match step:
             case Traffic():
-                tuples = five_tuples(step, self.scenario.router(step.source), self.scenario.seed)
+                router = self.scenario.router(step.source)
+                tuples = five_tuples(step, router, self.scenario.seed)
                 objects = self.world.observe().objects
-                self.predictions[step.name] = [predict(objects, tuples, from_s=0.0, until_s=FOREVER_S)]
+                self.predictions[step.name] = [predict(objects, tuples, from_s=0.0, until_s=FOREVER_S, router=router)]
                 drive = self.world.drive(step, tuples)
                 self.drives[step.name] = drive
                 self.running[step.name] = drive
@@ -198,14 +202,15 @@ class _Runner:
         if isinstance(step, Traffic):
             return
         objects, passed = self.world.observe().objects, self.world.passed()
-        began_s = now_s - (self.timeline.over_s[step.name] - self.timeline.begun_s[step.name])
+        began_s = self.began_s[step.name]
         for name, predictions in self.predictions.items():
             traffic = next(one for one in self.scenario.traffic if one.name == name)
-            tuples = five_tuples(traffic, self.scenario.router(traffic.source), self.scenario.seed)
+            router = self.scenario.router(traffic.source)
+            tuples = five_tuples(traffic, router, self.scenario.seed)
             # While the change is under way, the old table and the new one are both right.
             predictions[-1] = replace(predictions[-1], until_s=now_s)
-            predictions += predict_on_the_way(passed, tuples, from_s=began_s, until_s=now_s)
-            predictions.append(predict(objects, tuples, from_s=began_s, until_s=FOREVER_S))
+            predictions += predict_on_the_way(passed, tuples, from_s=began_s, until_s=now_s, router=router)
+            predictions.append(predict(objects, tuples, from_s=began_s, until_s=FOREVER_S, router=router))
 
     def finish(self) -> None:
         """Ends long connections, and collects what was measured."""

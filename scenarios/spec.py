@@ -8,6 +8,7 @@ expected of the metrics. Time zero of a scenario is when the gateways are progra
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from scenarios.decode import Interface, key, nearest
 from scenarios.metrics import BY_NAME
 
 LARGEST_ASN = 2**32 - 1
+LONGEST_S = 604_800
+"""A week: what no run needs, and what every clock can count in microseconds."""
 
 
 class Dataplane(Enum):
@@ -137,10 +140,13 @@ class Step:
 
     name: str = key("its name, unique among traffic and timeline", example="clients")
     at_s: float | None = key(
-        "when it begins, counted from time zero; the default without `after` is 0", default=None, minimum=0
+        "when it begins, counted from time zero; the default without `after` is 0",
+        default=None,
+        minimum=0,
+        maximum=LONGEST_S,
     )
     after: str | None = key("the step after whose end it begins; not together with `at_s`", default=None)
-    delay_s: float = key("how long after the end of that step", default=0.0, minimum=0)
+    delay_s: float = key("how long after the end of that step", default=0.0, minimum=0, maximum=LONGEST_S)
     deadline_s: float = key("the run fails when the step is not over by then", default=30.0, minimum=0.1, maximum=3600)
 
 
@@ -251,6 +257,8 @@ class Expectation:
         if op not in OPERATORS:
             raise ValueError(f"one of {' '.join(OPERATORS)} instead of {op!r}")
         if re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)?", bound):
+            if not math.isfinite(float(bound)):
+                raise ValueError("a number that a computer can hold: at most 309 digits")
             return cls(metric=metric, traffic=traffic or "", op=op, bound=float(bound))
         other = re.fullmatch(r"([A-Za-z_]\w*)(?:\[([^]]+)\])?", bound)
         if other is None:
@@ -302,6 +310,15 @@ class Scenario:
 
     def router(self, name: str) -> Router:
         return next(router for router in self.topology.routers if router.name == name)
+
+
+PORTS_END = 65536
+
+
+def places(traffic: Traffic, router: Router) -> int:
+    """How many connections `traffic` can have: a source port of a client address each."""
+    prefixes = client_addresses(router, traffic.to.address.version)
+    return (PORTS_END - traffic.first_source_port) * sum(prefix.num_addresses for prefix in prefixes)
 
 
 def client_addresses(router: Router, version: int) -> tuple[Prefix, ...]:

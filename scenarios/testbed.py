@@ -11,6 +11,7 @@ streams as file descriptors when it wants a command run; the answers are JSON li
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -72,6 +73,23 @@ def folder() -> Path:
 def socket_path() -> Path:
     """Where the testbed listens."""
     return folder() / "socket"
+
+
+@contextlib.contextmanager
+def reserve() -> Iterator[None]:
+    """Keeps the place of the testbed for one process, from before its set-up until it has ended, however it ends.
+
+    Raises InputError when another process has it.
+    """
+    with (folder() / "lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = Problem(
+                where="testbed", what="a testbed is being set up, or ends", expected="tidegate down first, or wait"
+            )
+            raise InputError(problem) from None
+        yield
 
 
 def is_up() -> bool:

@@ -10,9 +10,10 @@ import numpy as np
 
 from core.lb.placement import FiveTuples
 from core.model import Address, Prefix
-from scenarios.spec import Router, SourcePorts, Traffic, client_addresses
+from scenarios.spec import PORTS_END, Router, SourcePorts, Traffic, client_addresses, places
 
-PORTS_END = 65536
+MOST_DRAWN_FROM = 2**63 - 1
+"""Random ports of more places than numpy can number are drawn from the first ones: 2^47 addresses or more, each with all its ports."""
 
 
 def five_tuples(traffic: Traffic, router: Router, seed: int) -> FiveTuples:
@@ -22,21 +23,21 @@ def five_tuples(traffic: Traffic, router: Router, seed: int) -> FiveTuples:
     """
     prefixes = client_addresses(router, traffic.to.address.version)
     ports = PORTS_END - traffic.first_source_port
-    room = ports * sum(prefix.num_addresses for prefix in prefixes)
     match traffic.source_ports:
         case SourcePorts.SEQUENTIAL:
-            places = np.arange(traffic.connections, dtype=np.int64)
+            chosen = np.arange(traffic.connections, dtype=np.int64)
         case SourcePorts.RANDOM:
             random = np.random.Generator(np.random.PCG64([seed, zlib.crc32(traffic.name.encode())]))
-            places = random.choice(room, size=traffic.connections, replace=False).astype(np.int64)
+            room = min(places(traffic, router), MOST_DRAWN_FROM)
+            chosen = random.choice(room, size=traffic.connections, replace=False).astype(np.int64)
         case _:
             assert_never(traffic.source_ports)
-    used, source = np.unique(places // ports, return_inverse=True)
+    used, source = np.unique(chosen // ports, return_inverse=True)
     return FiveTuples(
         protocol=traffic.protocol.l4,
         sources=tuple(_address(prefixes, int(index)) for index in used),
         source=source.astype(np.int32),
-        source_port=(places % ports + traffic.first_source_port).astype(np.uint16),
+        source_port=(chosen % ports + traffic.first_source_port).astype(np.uint16),
         destination=traffic.to.address,
         destination_port=traffic.to.port,
     )

@@ -66,6 +66,8 @@ class Node:
     """A scalar as it is written."""
     size: int = 1
     """Values in this tree."""
+    depth: int = 0
+    """How deep its lists and mappings nest."""
 
     @property
     def where(self) -> str:
@@ -228,6 +230,7 @@ class _Open:
     merges: list[Node] = field(default_factory=list)
     key: Node | None = None
     size: int = 1
+    depth: int = 1
 
 
 @dataclass(slots=True)
@@ -293,6 +296,8 @@ class _Composer:
         if node is None:
             inside = any(open_.anchor == anchor for open_ in self.stack)
             self.refuse(line, f"alias *{anchor} {'contains itself' if inside else 'has no anchor before it'}")
+        if len(self.stack) + node.depth > MAX_DEPTH:
+            self.refuse(line, f"with alias *{anchor} is nested deeper than {MAX_DEPTH} levels")
         self.aliased += node.size
         if self.aliased > MAX_ALIASED_VALUES:
             self.refuse(
@@ -336,6 +341,7 @@ class _Composer:
             return
         open_ = self.stack[-1]
         open_.size += node.size
+        open_.depth = max(open_.depth, node.depth + 1)
         if open_.entries is None:
             open_.items.append(node)
         elif open_.key is None:
@@ -375,7 +381,8 @@ class _Composer:
                 for key, entry in merged.value.items():
                     open_.entries.setdefault(key, entry)
             value = open_.entries
-        self.add(Node(source=self.source, line=open_.line, value=value, size=open_.size), open_.anchor)
+        node = Node(source=self.source, line=open_.line, value=value, size=open_.size, depth=open_.depth)
+        self.add(node, open_.anchor)
 
 
 def resolve(text: str) -> Scalar:

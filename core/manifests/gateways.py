@@ -93,7 +93,9 @@ def _listener(reader: Reader) -> Listener:
         protocol=reader.text("protocol", required=True),
         port=reader.integer("port", 0, low=1, high=65535, required=True),
         from_namespaces=FromNamespaces(namespaces.choice("from", ("Same", "All", "Selector"), "Same")),
-        namespace_selector=_selector(namespaces.object("selector")),
+        namespace_selector=_selector(namespaces.object("selector"))
+        if namespaces.value.get("selector") is not None
+        else None,
         kinds=tuple(
             (kind.text("group", names.GATEWAY_GROUP), kind.text("kind", required=True))
             for kind in allowed.objects("kinds")

@@ -30,7 +30,7 @@ def marks_of(pools: Mapping[str, Pool], marks: Mapping[Address, int]) -> dict[st
         addresses = tuple(target.address for target in pool.targets)
         if foreign := [address for address in addresses if address.version != pool.version]:
             raise DataplaneError(f"pool {name} is for IPv{pool.version} but has the target {foreign[0]}")
-        shares = tuple((each.weight, *(target.slot for target in each.targets)) for each in pool.backends)
+        shares = tuple((b.service, b.weight, *(target.slot for target in b.targets)) for b in pool.backends)
         content = (shares, addresses, pool.table_size)
         if content not in known:
             known[content] = _marks_of(pool, np.array([0, *(marks[address] for address in addresses)], np.uint32))

@@ -63,6 +63,8 @@ def _json(found: Explanation) -> dict[str, Any]:
         ),
         "considered": [{"flow": c.flow.name, "chosen": c.chosen, "why": c.why} for c in found.considered],
         "elsewhere": found.elsewhere,
+        "announced": found.announced,
+        "also": [str(gateway.gateway.meta.ref) for gateway in found.also],
     }
 
 
@@ -76,6 +78,9 @@ def _print(found: Explanation) -> None:
     decision = found.decision
     if found.gateway is None:
         return
+    for other in found.also:
+        name, packet = other.gateway.meta.ref, found.packet
+        print_line(f"{name} has {packet.destination} too: a packet reaches the gateway that its router outside meets")
     print_line("")
     gateway = found.gateway.gateway.meta.ref
     rows = [

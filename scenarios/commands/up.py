@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> int:
     if not chosen.foreground:
         return _in_background(arguments)
     enter(MININET, ["up", *arguments], {loaded.scenario.dataplane})
-    return _hold(loaded, chosen)
+    with testbed.reserve():
+        return _hold(loaded, chosen)
 
 
 def _in_background(arguments: list[str]) -> int:

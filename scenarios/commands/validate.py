@@ -46,7 +46,7 @@ def validate(names: Mapping[str, object]) -> tuple[dict[str, str], list[Problem]
         try:
             text, found = _one(name)
         except InputError as error:
-            problems.extend(error.problems)
+            problems.extend(problem for problem in error.problems if problem not in problems)
             continue
         good[name] = text
         manifests[name] = found
@@ -59,13 +59,14 @@ def validate(names: Mapping[str, object]) -> tuple[dict[str, str], list[Problem]
 
 def _one(name: str) -> tuple[str, tuple[ManifestObject, ...]]:
     """What a good file holds, and its objects when it is a manifest. Raises InputError."""
-    from scenarios.load import exists, find_scenario, load_scenario, read_scenario_manifests
+    from scenarios.load import exists, find_scenario, load_scenario
     from scenarios.manifests import read_manifests
+    from scenarios.rehearsal import read_scenario_manifests
     from scenarios.yamlsource import scan_documents
 
     path = Path(name) if exists(name) else find_scenario(name)
     if any(_is_scenario(document.value) for document in scan_documents(path)[0]):
-        loaded = load_scenario(str(path) if path.suffix else f"./{path}")
+        loaded = load_scenario(str(path) if path.is_absolute() else f"./{path}")
         objects = read_scenario_manifests(loaded)
         return f"scenario {loaded.scenario.name} with {len(objects)} objects, good", ()
     objects = read_manifests([path])

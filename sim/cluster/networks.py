@@ -130,7 +130,7 @@ def _parse_short(text: str, namespace: str) -> tuple[NetworkRequest, ...]:
 def _parse_json(text: str, namespace: str) -> tuple[NetworkRequest, ...]:
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _bad_annotation(f"found {text!r}, expected JSON: {error}") from error
     if not isinstance(entries, list):
         raise _bad_annotation(f"found {text!r}, expected a JSON list of objects")
@@ -144,13 +144,16 @@ def _parse_json(text: str, namespace: str) -> tuple[NetworkRequest, ...]:
         mac = entry.get("mac")
         if mac is not None and not (isinstance(mac, str) and _MAC.fullmatch(mac)):
             raise _bad_annotation(f"found mac {mac!r}, expected six bytes such as 02:00:00:00:00:01")
+        elsewhere, ips = entry.get("namespace") or namespace, entry.get("ips") or []
+        if not isinstance(elsewhere, str) or not isinstance(ips, list):
+            raise _bad_annotation(f"found {entry!r}, expected namespace as text and ips as a list")
         requests.append(
             NetworkRequest(
-                namespace=entry.get("namespace") or namespace,
+                namespace=elsewhere,
                 name=entry["name"],
                 interface=interface,
                 mac=mac,
-                addresses=tuple(_interface_address(ip, f"network {entry['name']}") for ip in entry.get("ips") or ()),
+                addresses=tuple(_interface_address(ip, f"network {entry['name']}") for ip in ips),
             )
         )
     return tuple(requests)
@@ -166,13 +169,7 @@ def parse_config(definition: Json) -> NetworkConfig:
     """
     metadata = definition.get("metadata", {})
     where = f"network {metadata.get('namespace', '')}/{metadata.get('name', '')}"
-    text = (definition.get("spec") or {}).get("config")
-    if not text:
-        raise NetworkError("BadNetworkConfig", f"{where} has no spec.config, which the testbed needs")
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise NetworkError("BadNetworkConfig", f"{where}: spec.config is not JSON: {error}") from error
+    config = _json_config(definition.get("spec"), where)
     plugins = config.get("plugins") if isinstance(config, dict) else None
     plugin = plugins[0] if isinstance(plugins, list) and plugins else config
     if not isinstance(plugin, dict):
@@ -184,8 +181,35 @@ def parse_config(definition: Json) -> NetworkConfig:
     return NetworkConfig(bridge=_bridge(plugin, metadata, where), ipam=_ipam(plugin.get("ipam"), where))
 
 
+def _json_config(spec: Any, where: str) -> Any:
+    """The value of the JSON that stands as text in spec.config."""
+    if spec is not None and not isinstance(spec, dict):
+        raise NetworkError("BadNetworkConfig", f"{where}: spec is {spec!r}, expected a mapping with the key config")
+    text = (spec or {}).get("config")
+    if text is None or text == "":
+        raise NetworkError("BadNetworkConfig", f"{where} has no spec.config, which the testbed needs")
+    if not isinstance(text, str):
+        expected = "expected JSON as text: put | after config:, and indent the JSON below it"
+        raise NetworkError("BadNetworkConfig", f"{where}: spec.config is {_kind(text)}, {expected}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NetworkError("BadNetworkConfig", f"{where}: spec.config is not JSON: {error}") from error
+
+
+def _kind(value: object) -> str:
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
+
+
+def _text(of: dict[str, Any], key: str, default: str, where: str) -> str:
+    found = of.get(key) or default
+    if not isinstance(found, str):
+        raise NetworkError("BadNetworkConfig", f"{where}: {key} is {found!r}, expected text")
+    return found
+
+
 def _bridge(plugin: dict[str, Any], metadata: Json, where: str) -> str:
-    kind, master = plugin.get("type"), str(plugin.get("master") or "eth0")
+    kind, master = plugin.get("type"), _text(plugin, "master", "eth0", where)
     match kind:
         case "vlan":
             vlan_id = plugin.get("vlanId")
@@ -196,7 +220,9 @@ def _bridge(plugin: dict[str, Any], metadata: Json, where: str) -> str:
         case "macvlan":
             return f"{master}/{metadata.get('namespace', '')}/{metadata.get('name', '')}"
         case "bridge":
-            return f"{plugin.get('bridge') or 'cni0'}/{metadata.get('namespace', '')}/{metadata.get('name', '')}"
+            return (
+                f"{_text(plugin, 'bridge', 'cni0', where)}/{metadata.get('namespace', '')}/{metadata.get('name', '')}"
+            )
         case _:
             raise NetworkError(
                 "UnsupportedNetworkType", f"{where}: type {kind!r}, and the testbed has vlan, macvlan and bridge"
@@ -206,7 +232,10 @@ def _bridge(plugin: dict[str, Any], metadata: Json, where: str) -> str:
 def _ipam(ipam: Any, where: str) -> Ipam:
     if not ipam:
         return NoIpam()
-    match ipam.get("type") if isinstance(ipam, dict) else ipam:
+    if not isinstance(ipam, dict):
+        expected = 'expected an object, such as {"type": "whereabouts", "range": "192.0.2.0/24"}'
+        raise NetworkError("BadNetworkConfig", f"{where}: ipam is {ipam!r}, {expected}")
+    match ipam.get("type"):
         case "static":
             entries = _list(ipam, "addresses", where)
             texts = [entry.get("address") if isinstance(entry, dict) else entry for entry in entries]
@@ -216,7 +245,7 @@ def _ipam(ipam: Any, where: str) -> Ipam:
             if not entries:
                 raise NetworkError("BadNetworkConfig", f"{where}: whereabouts without a range or ipRanges")
             ranges = tuple(_address_range(entry, where) for entry in entries)
-            return Whereabouts(ranges=ranges, pool=str(ipam.get("network_name") or ""))
+            return Whereabouts(ranges=ranges, pool=_text(ipam, "network_name", "", where))
         case other:
             raise NetworkError(
                 "UnsupportedIpam", f"{where}: ipam {other!r}, and the testbed has whereabouts and static"

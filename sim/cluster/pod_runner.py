@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import ApiError, DataplaneError
+from core.errors import ApiError, DataplaneError, TidegateError
 from core.kube import PODS, Json, KubeApi
 from sim.cluster.containers import Container
 from sim.cluster.events import emit
@@ -71,8 +71,12 @@ class PodRunner:
         self._told: set[tuple[str, str]] = set()
 
     def start(self) -> None:
-        """Plans the Pod's addresses now, in the caller's thread, so that they depend on the order of Pods only; then goes on alone."""
-        self._plan()
+        """Plans the Pod's addresses now, in the caller's thread, so that they depend on the order of Pods only; then goes on alone.
+
+        A Pod that is to go already gets none: whoever comes next would have others, or not, as threads take turns.
+        """
+        if not self._over:
+            self._plan()
         self._thread.start()
 
     def update(self, pod: Json) -> None:
@@ -118,8 +122,11 @@ class PodRunner:
                 self._run_containers()
         except Exception:
             log.exception("pod %s: the kubelet's thread failed", self.name)
-        finally:
+        try:
             self._end()
+        except Exception:
+            log.exception("pod %s: it did not end in order", self.name)
+        finally:
             self._on_end(self)
 
     def _plan(self) -> None:
@@ -140,7 +147,7 @@ class PodRunner:
                     self._sandbox = self._means.sandboxes.make(
                         self._pod, self._node, self._planned, furnish=self._has_executed()
                     )
-                except (ApiError, DataplaneError, ValueError, OSError) as error:
+                except (TidegateError, ValueError, OSError) as error:
                     self._problem = Waiting(reason="FailedCreatePodSandBox", message=str(error))
                 else:
                     self._problem = None
@@ -263,8 +270,22 @@ class PodRunner:
         """SIGTERM, the grace period, SIGKILL; then the namespace, the addresses, and at last the object."""
         with self._lock:
             pod, gone = self._pod, self._vanished or self._abandoned
-            abandoned = self._abandoned
         grace_s = 0.0 if gone else float(pod["metadata"].get("deletionGracePeriodSeconds", DEFAULT_GRACE_S))
+        try:
+            self._end_containers(grace_s)
+        finally:
+            self._containers = ()
+            try:
+                self._means.sandboxes.remove(pod, self._sandbox)
+            except (DataplaneError, OSError) as error:
+                log.warning("pod %s: its namespace was not taken apart in order: %s", self.name, error)
+            if "deletionTimestamp" in pod["metadata"]:
+                self._delete()
+            with self._lock:
+                os.close(self._wake)
+                self._wake = -1
+
+    def _end_containers(self, grace_s: float) -> None:
         if grace_s:
             for container in self._containers:
                 container.send_signal(signal.SIGTERM)
@@ -273,16 +294,20 @@ class PodRunner:
                 container.has_ended(max(0.0, deadline_s - time.monotonic()))
         for container in self._containers:
             container.end()
-        try:
-            self._means.sandboxes.remove(pod, self._sandbox)
-        except DataplaneError as error:
-            log.warning("pod %s: its namespace was not taken apart in order: %s", self.name, error)
-        with self._lock:
-            os.close(self._wake)
-            self._wake = -1
-        if "deletionTimestamp" in pod["metadata"] and not abandoned:
-            metadata = pod["metadata"]
+
+    def _delete(self) -> None:
+        """Takes the object away, which nobody else does: asks until the API has done it, or says that it is gone."""
+        metadata, told = self._pod["metadata"], ""
+        while True:
+            with self._lock:
+                if self._vanished or self._abandoned:
+                    return
             try:
                 self._means.api.delete(PODS, metadata["namespace"], metadata["name"], uid=self.uid, grace_period_s=0)
             except ApiError as error:
-                log.warning("pod %s: its object was not deleted: %s", self.name, error)
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("pod %s: its object was not deleted, and will be again: %s", self.name, error)
+                self._sleep(time.monotonic() + API_RETRY_S)
+            else:
+                return

@@ -127,13 +127,19 @@ class Sandboxes:
         return Sandbox(host=host, host_name=name, interfaces=complete, addresses=addresses)
 
     def remove(self, pod: Json, sandbox: Sandbox | None) -> None:
-        """Takes the Pod's place away and frees its addresses."""
+        """Takes the Pod's place away and frees its addresses.
+
+        Raises:
+            DataplaneError: not all of the place was there any more. It is gone, and the addresses are free, all the same.
+        """
         uid = pod["metadata"]["uid"]
-        if sandbox is not None and not is_host_network(pod):
-            shutil.rmtree(self._pods_dir / uid, ignore_errors=True)
-            self._network.remove_host(sandbox.host_name)
-        self._multus.release(uid)
-        self._addresses.release(uid)
+        try:
+            if sandbox is not None and not is_host_network(pod):
+                shutil.rmtree(self._pods_dir / uid, ignore_errors=True)
+                self._network.remove_host(sandbox.host_name)
+        finally:
+            self._multus.release(uid)
+            self._addresses.release(uid)
 
     def _attachment(self, interface: PodInterface) -> Attachment:
         return Attachment(
@@ -162,6 +168,14 @@ def _furnish(host: NetworkHost, kubeconfig: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    said = mounting.communicate(timeout=FURNISH_DEADLINE_S)[0].decode(errors="replace").strip()
+    try:
+        said = mounting.communicate(timeout=FURNISH_DEADLINE_S)[0].decode(errors="replace").strip()
+    except subprocess.TimeoutExpired as error:
+        mounting.kill()
+        mounting.wait()
+        raise DataplaneError(f"the mounts of {host.name} could not be made within {FURNISH_DEADLINE_S:g} s") from error
+    finally:
+        assert mounting.stdout is not None
+        mounting.stdout.close()
     if mounting.returncode != 0:
         raise DataplaneError(f"the mounts of {host.name} could not be made: {said}")

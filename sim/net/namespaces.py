@@ -89,28 +89,33 @@ def run_in(namespace: Path, command: list[str], text: str = "") -> str:
     """The standard output of a command that ran in `namespace` with `text` as its input.
 
     Raises:
-        DataplaneError: it failed, with what it said.
+        DataplaneError: it failed, with what it said, or did not end; it is killed then.
     """
-    done = within(
-        namespace,
-        lambda: subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=COMMAND_DEADLINE_S, check=False
-        ),
-    )
+    try:
+        done = within(
+            namespace,
+            lambda: subprocess.run(
+                command, input=text, capture_output=True, text=True, timeout=COMMAND_DEADLINE_S, check=False
+            ),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataplaneError(
+            f"{' '.join(command)} did not end within {COMMAND_DEADLINE_S:g} s; its input was: {text.strip()}"
+        ) from error
     if done.returncode != 0:
         raise DataplaneError(f"{' '.join(command)} failed: {done.stderr.strip()}; its input was: {text.strip()}")
     return done.stdout
 
 
-def ip_batch(namespace: Path, commands: Iterable[str]) -> None:
-    """Runs many `ip` commands in one process, all or up to the first that fails.
+def ip_batch(namespace: Path, commands: Iterable[str], *, go_on: bool = False) -> None:
+    """Runs many `ip` commands in one process, up to the first that fails; with `go_on` the others as well.
 
     Raises:
         DataplaneError: `ip` refused one; the message has its line number and the commands.
     """
     text = "\n".join(commands)
     if text:
-        run_in(namespace, ["ip", "-batch", "-"], text + "\n")
+        run_in(namespace, ["ip", *(["-force"] if go_on else []), "-batch", "-"], text + "\n")
 
 
 def prepare(namespace: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import os
@@ -145,14 +146,19 @@ class VirtualNetwork:
             self._attach(host_name, attachments, [])
 
     def remove_host(self, name: str) -> None:
-        """Takes the host off its wires (at once: its addresses answer no more) and ends every process in its namespace."""
-        with self._lock:
+        """Takes the host off its wires (at once: its addresses answer no more) and ends every process in its namespace.
+
+        Raises:
+            KeyError: there is no such host.
+            DataplaneError: an interface was not there any more, or the like. The host is gone all the same.
+        """
+        with self._lock, contextlib.ExitStack() as steps:
             host, view = self.host(name), self._views[name]
-            ip_batch(host.namespace, [f"link set {attachment.interface} down" for attachment in view.attachments])
-            for pid in processes_in(host.namespace):
-                if pid != host.pid:
-                    os.kill(pid, signal.SIGKILL)
-            self._forget(name)
+            # In the opposite order, and each whatever becomes of the others.
+            steps.callback(self._forget, name)
+            steps.callback(_end_processes, host)
+            down = [f"link set {attachment.interface} down" for attachment in view.attachments]
+            ip_batch(host.namespace, down, go_on=True)
 
     def _add(self, name: str, *, in_namespace: bool = True) -> NetworkHost:
         if name in self._mininet:
@@ -203,6 +209,14 @@ class VirtualNetwork:
         """
         digest = hashlib.blake2s(f"{self._seed}/{host}/{interface}".encode(), digest_size=5).digest()
         return ":".join(f"{byte:02x}" for byte in (0x02, *digest))
+
+
+def _end_processes(host: NetworkHost) -> None:
+    """Kills what runs in a host's namespace, but for the process that keeps it."""
+    for pid in processes_in(host.namespace):
+        if pid != host.pid:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
 
 
 def processes_in(namespace: Path) -> list[int]:

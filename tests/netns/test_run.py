@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from core.errors import InputError
+from scenarios import testbed as testbed_place
 from sim.net import capabilities
 from tests import ordinary_user
 from tests.conftest import require
@@ -327,3 +329,15 @@ def test_without_a_testbed_its_commands_say_so(tmp_path: Path) -> None:
     for command in (["status"], ["down"], ["exec", "vpn-b", "--", "true"]):
         done = tidegate(*command, env=os.environ | {"TIDEGATE_TESTBED": str(tmp_path)})
         assert (done.returncode, done.stderr) == (2, "testbed: no testbed is up, expected tidegate up SCENARIO first\n")
+
+
+def test_a_second_testbed_is_refused_while_the_first_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers nobody yet, and must find its place free when it is ready to."""
+    monkeypatch.setenv("TIDEGATE_TESTBED", str(tmp_path))
+    with testbed_place.reserve():
+        second = tidegate("up", "poc2-stateless", "--out", str(tmp_path))
+    assert second.returncode == 2
+    assert "testbed: a testbed is being set up, or ends" in second.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
+    with testbed_place.reserve(), pytest.raises(InputError), testbed_place.reserve():
+        raise AssertionError("its place was given twice")

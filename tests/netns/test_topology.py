@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import DataplaneError
+from sim.net import namespaces, topology
 from sim.net.namespaces import run_in, within
+from sim.net.node import NetworkHost
 from sim.net.topology import Attachment, VirtualNetwork, processes_in
 
 pytestmark = pytest.mark.sandbox
@@ -53,6 +57,19 @@ def answers(network: VirtualNetwork, source: str, target: str, address: str, *, 
             return False
 
 
+def sleeping_in(host: NetworkHost) -> subprocess.Popen[bytes]:
+    """A process that runs in a host's namespace by now."""
+    process: subprocess.Popen[bytes] = host.popen(["sh", "-c", "echo started; exec sleep 1000"])
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    return process
+
+
+def assert_killed(process: subprocess.Popen[bytes]) -> None:
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_hosts_on_one_network_reach_each_other_in_both_families(network: VirtualNetwork) -> None:
     network.add_host("a", [on("wire", "eth0", "192.0.2.1/24", "2001:db8::1/64")])
     network.add_host("b", [on("wire", "net1", "192.0.2.2/24", "2001:db8::2/64")])
@@ -76,13 +93,11 @@ def test_the_run_itself_can_be_a_host(network: VirtualNetwork) -> None:
 def test_a_removed_host_is_silent_at_once_and_its_processes_are_gone(network: VirtualNetwork) -> None:
     network.add_host("a", [on("wire", "eth0", "192.0.2.1/24")])
     removed = network.add_host("b", [on("wire", "eth0", "192.0.2.2/24")])
-    left_over = removed.popen(["sh", "-c", "echo started; exec sleep 1000"])
-    assert left_over.stdout.readline() == b"started\n"
+    left_over = sleeping_in(removed)
     assert answers(network, "a", "b", "192.0.2.2")
     assert left_over.pid in processes_in(removed.namespace)
     network.remove_host("b")
-    left_over.communicate(timeout=5)
-    assert left_over.returncode == -signal.SIGKILL
+    assert_killed(left_over)
     assert [view.name for view in network.hosts()] == ["world", "a"]
     network.add_host("b", [on("wire", "eth0", "192.0.2.2/24")])
     assert answers(network, "a", "b", "192.0.2.2")
@@ -171,3 +186,36 @@ def test_the_poc_topology_is_up_and_down_quickly(capsys: pytest.CaptureFixture[s
     network.stop()
     with capsys.disabled():
         sys.stdout.write(f" [up {up_s:.3f} s, down {time.perf_counter() - began_s:.3f} s]")
+
+
+def test_a_process_that_ends_while_its_host_is_removed_is_no_trouble(
+    network: VirtualNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = network.add_host("a", [on("wire", "eth0", "192.0.2.1/24")])
+    process, ended = sleeping_in(host), sleeping_in(host)
+    ended.kill()
+    assert_killed(ended)
+    monkeypatch.setattr(topology, "processes_in", lambda found: [ended.pid, *processes_in(found)])
+    network.remove_host("a")
+    assert_killed(process)
+    assert "a" not in [view.name for view in network.hosts()]
+
+
+def test_a_host_that_has_lost_an_interface_is_removed_all_the_same(network: VirtualNetwork) -> None:
+    wires = [on("one", "eth0", "192.0.2.1/24"), on("two", "eth1", "198.51.100.1/24")]
+    host = network.add_host("a", wires)
+    network.add_host("b", [on("two", "eth0", "198.51.100.2/24")])
+    process = sleeping_in(host)
+    run_in(host.namespace, ["ip", "link", "del", "eth0"])
+    with pytest.raises(DataplaneError, match="eth0"):
+        network.remove_host("a")
+    assert_killed(process)
+    assert "a" not in [view.name for view in network.hosts()]
+    network.add_host("a", wires)
+    assert answers(network, "a", "b", "198.51.100.2")
+
+
+def test_a_command_that_hangs_is_an_error_of_the_data_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "COMMAND_DEADLINE_S", 0.1)
+    with pytest.raises(DataplaneError, match="sleep 1000 did not end within"):
+        run_in(Path("/proc/self/ns/net"), ["sleep", "1000"])

@@ -55,20 +55,8 @@ def cases(of: str) -> list[Any]:
     return [pytest.param(case, id=case["name"]) for case in CASES if case["of"] == of]
 
 
-@pytest.mark.parametrize("case", cases("manifest"))
-def test_manifests(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    Path("m.yaml").write_text(changed(case, MANIFEST))
-    Path("s.yaml").write_text(SCENARIO.replace("poc2/gateway.yaml", "m.yaml"))
-    for command in (["validate", "m.yaml"], ["explain", PACKET, "-f", "m.yaml"], ["run", "s.yaml"]):
-        assert say(capsys, *command) == (2, "", case["said"])
-    planned = say(capsys, "plan", "-f", "m.yaml")
-    assert (planned.code, planned.stderr) == (2, case["said"])
-    assert not Path("results").exists()
-
-
-@pytest.mark.parametrize("case", cases("relations"))
-def test_objects_that_do_not_fit_together(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """Good Gateways beside them are planned as they are without them."""
+def good_beside() -> str:
+    """The example with other names and addresses."""
     others = {
         "gateway-b": "gateway-g",
         "service-b": "service-g",
@@ -76,10 +64,57 @@ def test_objects_that_do_not_fit_together(case: dict[str, Any], capsys: pytest.C
         "tcp-4000": "tcp-g",
         ".0.1/": ".0.9/",
     }
-    good_text = MANIFEST
+    text = MANIFEST
     for old, new in others.items():
-        good_text = good_text.replace(old, new)
-    Path("good.yaml").write_text(good_text)
+        text = text.replace(old, new)
+    return text
+
+
+def gateways_of(planned: str) -> list[Any]:
+    """What a plan has of Gateways, without what their assumed Pods' addresses, counted together, make different."""
+    found = json.loads(planned)["gateways"]
+    return [{key: gateway[key] for key in ("name", "vips", "peers", "flows")} for gateway in found]
+
+
+def objects_without_a_word(text: str, said: list[str]) -> set[str]:
+    """The objects of a file with a status that nothing was said about, as a plan calls them."""
+    lines = [int(line.split(":")[1]) for line in said]
+    found, first = set(), 1
+    for document in text.split("---\n"):
+        last = first + document.count("\n")
+        if not any(first <= line <= last for line in lines):
+            loaded = yaml.safe_load(document)
+            if loaded["kind"] in ("Gateway", "GatewayRouter", "L34Route"):
+                found.add(f"{loaded['kind']} default/{loaded['metadata']['name']}")
+        first = last + 1
+    return found
+
+
+@pytest.mark.parametrize("case", cases("manifest"))
+def test_manifests(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """What is broken is said, and everything else of the file is planned: what belongs to the same Gateway, and another Gateway."""
+    Path("m.yaml").write_text(changed(case, MANIFEST))
+    Path("s.yaml").write_text(SCENARIO.replace("poc2/gateway.yaml", "m.yaml"))
+    for command in (["validate", "m.yaml"], ["explain", PACKET, "-f", "m.yaml"], ["run", "s.yaml"]):
+        assert say(capsys, *command) == (2, "", case["said"])
+    assert not Path("results").exists()
+    Path("good.yaml").write_text(good_beside())
+    # The networks are there already.
+    text = changed(case, MANIFEST) + "---\n" + good_beside().split("---\n", 2)[2]
+    Path("m.yaml").write_text(text)
+    planned = say(capsys, "plan", "-f", "m.yaml", "-o", "json")
+    assert (planned.code, planned.stderr) == (2, case["said"])
+    (good,) = gateways_of(say(capsys, "plan", "-f", "good.yaml", "-o", "json").stdout)
+    assert good in gateways_of(planned.stdout)
+    others = objects_without_a_word(text, case["said"])
+    assert len(others) >= 4
+    assert others <= {status["object"] for status in json.loads(planned.stdout)["statuses"]}
+
+
+@pytest.mark.parametrize("case", cases("relations"))
+def test_objects_that_do_not_fit_together(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Good Gateways beside them are planned as they are without them."""
+    Path("good.yaml").write_text(good_beside())
     Path("m.yaml").write_text(changed(case, MANIFEST.split("---\n", 2)[2]))
     lines_before = MANIFEST.count("\n") - Path("m.yaml").read_text().count("\n") + case["new"].count("\n")
     lines_before -= case["old"].count("\n")
@@ -88,15 +123,8 @@ def test_objects_that_do_not_fit_together(case: dict[str, Any], capsys: pytest.C
     assert alone.code == 0
     planned = say(capsys, "plan", "-f", "good.yaml", "m.yaml", "-o", "json")
     assert (planned.code, planned.stderr) == (2, case["said"])
-    # Their assumed Pods have other addresses, as they are counted together.
-    good, both = (
-        [
-            {key: gateway[key] for key in ("name", "vips", "peers", "flows")}
-            for gateway in yaml.safe_load(text)["gateways"]
-        ]
-        for text in (alone.stdout, planned.stdout)
-    )
-    assert good[0] in both
+    (good,) = gateways_of(alone.stdout)
+    assert good in gateways_of(planned.stdout)
     assert say(capsys, "validate", "good.yaml", "m.yaml") == (2, "good.yaml: 6 objects, good\n", case["said"])
     explained = say(capsys, "explain", PACKET.replace("20.0.0.1", "20.0.0.9"), "-f", "good.yaml", "m.yaml")
     assert (explained.code, explained.stderr) == (0, case["said"])
@@ -183,6 +211,34 @@ def test_scenarios(case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> 
     Path("s.yaml").write_text(changed(case, SCENARIO))
     for command in (["run", "s.yaml"], ["up", "s.yaml"], ["validate", "s.yaml"]):
         assert say(capsys, *command) == (2, "", case["said"])
+
+
+@pytest.mark.parametrize("key", ["labels", "annotations"])
+@pytest.mark.parametrize(
+    "value",
+    ["[a, b]", "5", "text", "{app: 5}", "{k8s.v1.cni.cncf.io/networks: [x]}", "{k8s.v1.cni.cncf.io/networks: 5}"],
+)
+def test_pod_templates_whose_labels_are_none(key: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = (EXAMPLES / "poc2" / "applications.yaml").read_text().splitlines()
+    (line,) = [i for i, text in enumerate(deployment) if text == f"      {key}:"]
+    text = "\n".join([*deployment[:line], f"      {key}: {value}", f"      x-{key}:", *deployment[line + 1 :], ""])
+    Path("a.yaml").write_text(text)
+    Path("m.yaml").write_text(MANIFEST)
+    Path("s.yaml").write_text(SCENARIO.replace("poc2/applications.yaml", "a.yaml"))
+    for command in (["validate", "a.yaml"], ["plan", "-f", "a.yaml", "m.yaml"], ["run", "s.yaml"]):
+        code, _, stderr = say(capsys, *command)
+        assert code == 2
+        assert any(said.startswith(f"a.yaml:{line + 1}: Deployment default/example-target") for said in stderr)
+
+
+def test_a_scenario_is_found_by_its_whole_path_whatever_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("poc2-update", "scn", "scn.yaml"):
+        (tmp_path / name).write_text(SCENARIO)
+        for given in (name, f"./{name}", str(tmp_path / name)):
+            found = say(capsys, "validate", given)
+            assert found == (0, f"{given}: scenario poc2-stateless with 7 objects, good\n", [])
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

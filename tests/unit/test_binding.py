@@ -77,6 +77,8 @@ def namespace(name: str, **labels: str) -> Json:
         (None, {"default"}),
         ({"from": "Same"}, {"default"}),
         ({"from": "All"}, {"default", "blue", "red", "bare"}),
+        ({"from": "Selector"}, set()),
+        ({"from": "Selector", "selector": {}}, {"default", "blue", "red", "bare"}),
         ({"from": "Selector", "selector": {"matchLabels": {"team": "blue"}}}, {"blue"}),
         (
             {"from": "Selector", "selector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red", "x"]}]}},

@@ -33,8 +33,12 @@ GATEWAYS = [f"169.254.100.{i}" for i in (1, 2)] + [f"100:100::{i}" for i in (1, 
 
 @pytest.fixture
 def cluster() -> list[Json]:
+    return converged(desired(read_manifests(LOADED.manifests)))
+
+
+def converged(manifests: list[Json]) -> list[Json]:
     """The objects of a cluster in which everything has happened."""
-    objects = copy.deepcopy(with_assumed_pods(desired(read_manifests(LOADED.manifests)))[0])
+    objects = copy.deepcopy(with_assumed_pods(manifests)[0])
     for obj in objects:
         obj["metadata"].setdefault("namespace", "default")
         if obj["kind"] == "Deployment":
@@ -113,6 +117,18 @@ def test_a_fingerprint_follows_the_endpoints(cluster: list[Json]) -> None:
     assert expected_fingerprint(View.of(cluster), planned) == before
     next(of_kind(cluster, "EndpointSlice"))["endpoints"].pop()
     assert expected_fingerprint(View.of(cluster), planned) != before
+
+
+def test_endpoints_that_no_vip_leads_to_are_not_waited_for() -> None:
+    """Nothing can make them ready: there is nothing that their Pods could hold."""
+    manifests = copy.deepcopy(desired(read_manifests(LOADED.manifests)))
+    (route,) = of_kind(manifests, "L34Route")
+    route["spec"]["destinationCIDRs"].remove("2000::1/128")
+    route["spec"]["sourceCIDRs"].remove("::/0")
+    view = View.of(converged(manifests))
+    ready = {s.meta.name: [endpoint.ready for endpoint in s.endpoints] for s in view.plan.slices}
+    assert ready == {"service-b-ipv4": [True] * 4, "service-b-ipv6": [False] * 4}
+    assert list(missing_in_api(view)) == []
 
 
 def without_pod(objects: list[Json]) -> None:

@@ -75,6 +75,23 @@ def test_phases_take_virtual_time_in_their_order() -> None:
     assert 0 < metrics["traffic_s"] < 0.1
 
 
+@pytest.mark.parametrize("setting", ["traffic.0.at_s=0.1", "traffic.0.at_s=1.1"])
+def test_a_time_that_no_float_has_comes_all_the_same(setting: str) -> None:
+    outcome = outcome_of(load_scenario("poc2-stateless", settings=(setting,)))
+    assert outcome.ok
+
+
+def test_a_gateway_that_loses_its_last_route_and_gets_it_back_converges(tmp_path: Path) -> None:
+    text = load_scenario("poc2-stateless").text + (
+        "timeline:\n"
+        "- {name: away, action: delete, kind: L34Route, object: tcp-4000, after: clients}\n"
+        "- {name: back, action: apply, manifests: [poc2/gateway.yaml], after: away}\n"
+    )
+    (tmp_path / "scenario.yaml").write_text(text)
+    outcome = outcome_of(load_scenario(str(tmp_path / "scenario.yaml")))
+    assert outcome.ok, outcome.error
+
+
 def test_slots_follow_the_order_of_pods() -> None:
     outcome = outcome_of(load_scenario("poc2-scale"))
     assert outcome.after is not None

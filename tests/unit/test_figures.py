@@ -27,9 +27,9 @@ class NoEvents:
         pass
 
 
-def outcome_of(name: str) -> Outcome:
+def outcome_of(name: str, *settings: str) -> Outcome:
     world = FakeWorld()
-    return run(load_scenario(name), world, NoEvents(), Progress(world.now_s, io.StringIO()))
+    return run(load_scenario(name, settings=settings), world, NoEvents(), Progress(world.now_s, io.StringIO()))
 
 
 def view_of(outcome: Outcome) -> TopologyView:
@@ -75,6 +75,14 @@ def test_figures_are_drawn_and_the_same_each_time(tmp_path: Path, name: str) -> 
         drawn.append([file.read_bytes() for file in files])
     assert drawn[0] == drawn[1]
     assert all(data.startswith(PNG) and len(data) > 10_000 for data in drawn[0])
+
+
+def test_traffic_that_no_target_gets_is_drawn(tmp_path: Path) -> None:
+    (measured,) = outcome_of("poc2-stateless", "traffic.clients.to=20.0.0.9:1").traffic
+    assert not measured.predicted_counts()
+    assert not measured.measured_counts()
+    (file,) = draw_all(tmp_path, None, [measured])
+    assert file.read_bytes().startswith(PNG)
 
 
 def test_nothing_to_draw_is_no_error(tmp_path: Path) -> None:

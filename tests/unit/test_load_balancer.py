@@ -29,6 +29,8 @@ class Kernel:
     def __init__(self) -> None:
         self.said: list[tuple[str, object]] = []
         self.refuses = self.refuses_sets = False
+        self.order: list[str] = []
+        """What was asked for between the last two calls of `neighbours`."""
 
     def apply(self, forwarding: Forwarding, *, interfaces: Sequence[str]) -> None:
         if self.refuses_sets:
@@ -53,6 +55,7 @@ class Kernel:
     def neighbours(self) -> list[tuple[str, object]]:
         """What was asked of neighbours since the last call."""
         found = [one for one in self.said if one[0] != "apply"]
+        self.order = [kind for kind, _ in self.said]
         self.said.clear()
         return found
 
@@ -119,6 +122,7 @@ def test_an_address_with_another_pod_behind_it_is_forgotten_and_no_other() -> No
     world.turn(a=1, b=2)
     assert world.turn(a=1, b=2) == []
     assert world.turn(a=1, c=2) == [("forget", ["10.0.0.2"])]
+    assert world.kernel.order == ["forget", "apply"], "the first packet to the new one finds its place asked for"
     assert world.turn(a=1) == []
     assert world.turn(a=1, c=2) == [("forget", ["10.0.0.2"])], "it was away, and somebody else may have been there"
     assert world.turn(c=2, a=1) == [], "slots say nothing of places"

@@ -196,6 +196,21 @@ def test_what_is_wrong_with_a_route(spec: Json, message: str) -> None:
     assert found[0].startswith(f"L34Route default/route: {message}")
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "::ffff:20.0.0.1", "fe80::1", "ff02::1"],
+)
+def test_what_can_never_be_a_vip(address: str) -> None:
+    """Wherever VIPs come from."""
+    for obj in (
+        objects.l34_route(destinationCIDRs=[str(ip_network(address))]),
+        objects.gateway(addresses=[{"type": "IPAddress", "value": address}]),
+        objects.service(externalIPs=[address]),
+    ):
+        (said,) = problems(obj)
+        assert "cannot be a virtual address" in said
+
+
 def test_all_problems_are_found_at_once() -> None:
     found = problems(objects.l34_route(protocols=["X"], priority="y", destinationPorts=["99999"]))
     assert len(found) == 3

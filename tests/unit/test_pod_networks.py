@@ -72,6 +72,9 @@ def test_mac_and_addresses_can_be_asked_for() -> None:
         ('[{"name":"a","interface":"net1"},{"name":"b","interface":"net1"}]', "'net1' is asked for twice"),
         ('[{"name":"a","interface":"eth0"}]', "the Pod's own"),
         ('[{"name":"a","mac":"no"}]', "expected six bytes"),
+        ('[{"name":"a","ips":5}]', "expected namespace as text and ips as a list"),
+        ('[{"name":"a","namespace":5}]', "expected namespace as text and ips as a list"),
+        ("[" * 100_000, "expected JSON"),
         ("a b", "expected [namespace/]name[@interface]"),
         ("a@", "expected [namespace/]name[@interface]"),
     ],
@@ -152,6 +155,35 @@ def test_a_bad_network_says_what_is_wrong(config: Any, reason: str, said: str) -
     assert caught.value.reason == reason
     assert said in str(caught.value)
     assert "default/net" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("text", "spec is 'text', expected a mapping with the key config"),
+        (
+            {"config": {"type": "vlan", "vlanId": 200}},
+            "spec.config is a mapping, expected JSON as text: put | after config:",
+        ),
+        ({"config": [{"type": "vlan"}]}, "spec.config is a list, expected JSON as text"),
+        ({"config": 5}, "spec.config is 5, expected JSON as text"),
+        ({"config": False}, "spec.config is False, expected JSON as text"),
+        ({"config": "[" * 100_000}, "spec.config is not JSON"),
+        (
+            {"config": '{"type": "vlan", "vlanId": 2, "ipam": "whereabouts"}'},
+            "ipam is 'whereabouts', expected an object",
+        ),
+        ({"config": '{"type": "macvlan", "ipam": ["static"]}'}, "ipam is ['static'], expected an object"),
+        ({"config": '{"type": "macvlan", "master": ["eth0"]}'}, "master is ['eth0'], expected text"),
+        ({"config": '{"type": "bridge", "bridge": 5}'}, "bridge is 5, expected text"),
+    ],
+)
+def test_a_network_that_is_no_text_says_what_it_is(spec: Any, said: str) -> None:
+    found = definition({"type": "macvlan"}) | {"spec": spec}
+    with pytest.raises(NetworkError) as caught:
+        parse_config(found)
+    assert caught.value.reason == "BadNetworkConfig"
+    assert said in str(caught.value)
 
 
 def test_the_lowest_free_address_skips_what_is_excluded_and_taken() -> None:

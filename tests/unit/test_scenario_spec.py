@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface
+import errno
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.errors import InputError
 from scenarios import load
+from scenarios.rehearsal import read_scenario_manifests
 from scenarios.spec import Apply, Dataplane, Delete, Expectation, Mode, Scale, Scenario, SocketAddress
+from scenarios.tuples import five_tuples
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -101,6 +105,22 @@ def test_all_problems_are_reported_at_once_with_their_lines() -> None:
         ("to: 20.0.0.1:4000", "to: 20.0.0.1", "expected an address and a port"),
         ("to: 20.0.0.1:4000", "to: '[2000::1]:4000'", "IPv6 traffic from a router without an IPv6 client address"),
         ("to: 20.0.0.1:4000", "to: 20.0.0.1:4000\n  connections: 45537", "found 45537, expected at most 45536"),
+        (
+            "to: 20.0.0.1:4000",
+            "to: 20.0.0.1:4000\n  source_ports: random\n  connections: 45537",
+            "found 45537, expected at most 45536",
+        ),
+        (
+            "traffic:\n",
+            "timeline: [{name: x, action: {a: b}}]\ntraffic:\n",
+            "unknown action: found a mapping, expected one of",
+        ),
+        (
+            "traffic:\n",
+            "timeline: [{name: x, action: [1]}]\ntraffic:\n",
+            "unknown action: found a list, expected one of",
+        ),
+        ("manifests: [", "manifests: [" + "x" * 300 + ", ", "no such manifest: found 'xxx"),
         ("to: 20.0.0.1:4000", "to: 20.0.0.1:4000\n  after: clients", "no such step: found 'clients'"),
         ("to: 20.0.0.1:4000", "to: 20.0.0.1:4000\n  delay_s: 1", "'delay_s' without 'after'"),
         (
@@ -168,6 +188,8 @@ def test_settings_go_over_the_file() -> None:
         ("dataplane", "--set dataplane: is no setting, expected KEY=VALUE, such as dataplane=nft"),
         ("traffic.client.connections=5", "no such element: found 'client', expected 'clients'"),
         ("traffic.1.connections=5", "no such element: found '1'"),
+        ("traffic.²=5", "no such element: found '²', expected one of clients"),
+        (f"traffic.{'9' * 5000}=5", "no such element: found '999"),
         ("traffic.clients.connections=5k", "'connections' is wrong: found '5k', expected a whole number"),
         ("traffic.clients.conections=5", "unknown key: found 'conections', expected 'connections'"),
         ("topology.nodes.x=5", "--set topology.nodes.x=5: 'nodes' is wrong: found a mapping"),
@@ -184,6 +206,55 @@ def test_settings_that_are_wrong(setting: str, expected: str) -> None:
 )
 def test_expectations_compare(op: str, value: float, holds: bool) -> None:
     assert Expectation.parse(f"targets_hit[clients]{op}3").holds(value, 3.0) is holds
+
+
+@pytest.mark.parametrize("bound", ["9" * 400, "-" + "9" * 400, "9" * 310 + ".5"])
+def test_a_bound_is_a_number_that_json_has(bound: str) -> None:
+    with pytest.raises(ValueError, match="at most 309 digits"):
+        Expectation.parse(f"targets_hit <= {bound}")
+    assert Expectation.parse(f"targets_hit <= {bound[:300]}").bound
+
+
+def test_every_port_of_every_client_is_drawn_and_no_more() -> None:
+    """What is checked before a run is what a run has."""
+    scenario = parse(changed("to: 20.0.0.1:4000", "to: 20.0.0.1:4000\n  source_ports: random\n  connections: 45536"))
+    found = five_tuples(scenario.traffic[0], scenario.topology.routers[0], 1)
+    assert len(set(found.source_port.tolist())) == 65536 - 20_000
+
+
+def test_random_ports_of_more_clients_than_numpy_can_number() -> None:
+    many = changed("to: 20.0.0.1:4000", "to: '[2000::1]:4000'\n  source_ports: random")
+    scenario = parse(many, "topology.routers.vpn-b.client_addresses=['2001:db8::/32']")
+    found = five_tuples(scenario.traffic[0], scenario.topology.routers[0], 1)
+    pairs = set(zip(found.source.tolist(), found.source_port.tolist(), strict=True))
+    assert len(pairs) == scenario.traffic[0].connections
+    assert len(found.sources) > 300
+    assert all(address in ip_network("2001:db8::/32") for address in found.sources)
+
+
+def test_a_manifest_in_a_folder_that_nobody_may_look_into_is_told_by_whoever_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root every folder can be looked into, so the refusal is a fake."""
+    (tmp_path / "private").mkdir()
+    is_file, is_dir, opened = Path.is_file, Path.is_dir, Path.open
+
+    def refuse(path: Path) -> None:
+        if path.parent.name == "private":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for name, real in (("is_file", is_file), ("is_dir", is_dir), ("open", opened)):
+
+        def guarded(path: Path, *arguments: Any, _real: Any = real, **more: Any) -> Any:
+            refuse(path)
+            return _real(path, *arguments, **more)
+
+        monkeypatch.setattr(Path, name, guarded)
+    path = tmp_path / "s.yaml"
+    path.write_text(GOOD.replace("manifests: [", "manifests: [private/m.yaml, "))
+    loaded = load.load_scenario(str(path))
+    with pytest.raises(InputError, match=r"private/m\.yaml: cannot be read: Permission denied"):
+        read_scenario_manifests(loaded)
 
 
 def test_an_unknown_scenario_names_the_nearest() -> None:

@@ -10,7 +10,7 @@ from core import names
 from core.kube import Json
 from core.manifests import events, parse, render
 from core.plan import Plan, plan
-from core.status import GatewayStatus, RouteStatus, Status
+from core.status import GatewayStatus, RouterStatus, RouteStatus, Status
 from tests import objects
 
 T1, T2 = "2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z"
@@ -63,6 +63,30 @@ def test_a_gateway_that_cannot_be_read_says_why() -> None:
     assert status.generation == 3
     somebody_elses = objects.gateway(class_name="nginx", listeners="none")
     assert planned(somebody_elses).statuses == ()
+
+
+def test_a_router_that_cannot_be_read_says_why() -> None:
+    (status,) = [
+        s for s in planned(objects.gateway(), objects.router(address="x")).statuses if s.ref.kind == "GatewayRouter"
+    ]
+    assert isinstance(status, RouterStatus)
+    (accepted,) = status.conditions
+    assert (accepted.type, accepted.status, accepted.reason) == ("Accepted", False, "UnsupportedValue")
+    assert accepted.message.startswith("spec.address: not an IP address: found 'x'")
+
+
+def test_a_route_with_many_fields_that_cannot_be_read_names_three_and_counts_the_others() -> None:
+    wrong: Json = {
+        "destinationCIDRs": ["a"],
+        "sourceCIDRs": ["b"],
+        "destinationPorts": ["c"],
+        "protocols": ["d"],
+        "priority": "e",
+    }
+    ((accepted,),) = [p.conditions for p in route_status(objects.gateway(), objects.l34_route(**wrong)).parents]
+    assert (accepted.type, accepted.status, accepted.reason) == ("Accepted", False, "UnsupportedValue")
+    assert sum(f"spec.{field}" in accepted.message for field in wrong) == 3
+    assert accepted.message.endswith("; and 2 more")
 
 
 @pytest.mark.parametrize(

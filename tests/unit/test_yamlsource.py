@@ -80,6 +80,17 @@ def test_endless_nesting_is_refused(text: str) -> None:
     assert f"nested deeper than {MAX_DEPTH} levels" in problems(text)[0]
 
 
+@pytest.mark.parametrize("merge", ["*a{}", "{{<<: *a{}}}"])
+def test_aliases_nest_no_deeper_than_what_is_written_out(merge: str) -> None:
+    half = MAX_DEPTH // 2
+    lines = ["- &a0 " + "{x: " * half + "1" + "}" * half]
+    lines += [f"- &a{i} " + "{x: " * half + merge.format(i - 1) + "}" * half for i in (1, 2)]
+    (problem,) = problems("\n".join(lines))
+    assert problem == f"f.yaml:2: with alias *a0 is nested deeper than {MAX_DEPTH} levels"
+    (document,) = parse_documents(lines[0] + "\n- " + "[" * (half - 1) + "*a0" + "]" * (half - 1), "f.yaml")
+    assert document.depth == MAX_DEPTH
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

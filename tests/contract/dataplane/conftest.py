@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,19 @@ def gateway_world() -> Iterator[World]:
 @pytest.fixture(scope="package")
 def pins_root() -> Path:
     return bpf_file_system()
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """CI has the seeds that the tests name, so that it judges a change and not the luck of a day; elsewhere each run has others.
+
+    A test that fails says which one it had.
+    """
+    named: int = request.param
+    drawn = named if "CI" in os.environ else random.SystemRandom().getrandbits(32)
+    chosen = int(os.environ.get("TIDEGATE_SEED", drawn))
+    request.node.add_report_section("setup", "seed", f"TIDEGATE_SEED={chosen} repeats it")
+    return chosen
 
 
 @pytest.fixture(params=PLANES)

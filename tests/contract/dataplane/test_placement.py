@@ -8,18 +8,16 @@ from collections import Counter
 import pytest
 
 from core.lb.classifier import Packet
+from core.lb.forwarding import Forwarding, pool_table
 from tests.contract.dataplane.conftest import Plane
 from tests.contract.dataplane.packets import expected, fates, random_packet, sent
-from tests.contract.dataplane.sets import CLIENTS, PORTS, VIP, VIPS, random_forwarding, simple
+from tests.contract.dataplane.sets import CLIENTS, PORTS, VIP, VIPS, flow, pool, random_forwarding, simple
 from tests.contract.dataplane.world import World
 
 PACKETS = 2000
 
 
-def differences(world: World, plane: Plane, forwarding: object, packets: list[Packet]) -> list[str]:
-    from core.lb.forwarding import Forwarding
-
-    assert isinstance(forwarding, Forwarding)
+def differences(world: World, plane: Plane, forwarding: Forwarding, packets: list[Packet]) -> list[str]:
     plane.apply(forwarding)
     distinct = list(
         {(p.source, p.destination, p.protocol, p.source_port, p.destination_port): p for p in packets}.values()
@@ -49,4 +47,18 @@ def test_the_default_table_places_every_kind_of_packet(plane: Plane, gateway_wor
     forwarding = simple(gateway_world, version, [0, 1, 2, 3], table_size=65537)
     draw = random.Random(version)
     packets = [random_packet(draw, CLIENTS[version], [VIP[version]], PORTS) for _ in range(400)]
+    assert differences(gateway_world, plane, forwarding, packets) == []
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_services_of_the_same_pods_have_tables_of_their_own(plane: Plane, gateway_world: World, version: int) -> None:
+    """Which buckets a backend has goes by the name of its Service, as where another one is without Pods."""
+    one, other = (pool(gateway_world, name, version, (1, [0, 1, 2, 3]), (2, [])) for name in ("one", "other"))
+    assert (pool_table(one) != pool_table(other)).any()
+    vips = VIPS[version][:2]
+    forwarding = Forwarding(
+        flows=(flow("one", [vips[0]], to="one"), flow("other", [vips[1]], to="other")), pools=(one, other)
+    )
+    draw = random.Random(version)
+    packets = [random_packet(draw, CLIENTS[version], vips, PORTS) for _ in range(400)]
     assert differences(gateway_world, plane, forwarding, packets) == []
