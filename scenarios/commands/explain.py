@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scenarios.commands.options import add_manifests, parser, write_json
 
 if TYPE_CHECKING:
+    from core.lb.forwarding import Pool
     from scenarios.explain import Explanation
 
 
@@ -69,9 +70,6 @@ def _json(found: Explanation) -> dict[str, Any]:
 
 
 def _print(found: Explanation) -> None:
-    import numpy as np
-
-    from core.lb.forwarding import pool_table
     from scenarios.tables import print_line, print_table
 
     print_line(found.verdict, "bold")
@@ -94,20 +92,29 @@ def _print(found: Explanation) -> None:
     print_table(("", "flow", "why"), [("->" if c.chosen else "", c.flow.name, c.why) for c in found.considered])
     if found.elsewhere:
         print_line(f"{found.elsewhere} more flows have other destinations")
-    if decision.pool is not None:
-        table = pool_table(decision.pool)
+    if decision.pool is not None and decision.bucket is not None:
         print_line("")
-        print_table(
-            ("", "slot", "target", "pod", "buckets", "share"),
-            [
-                (
-                    "->" if target == decision.target else "",
-                    target.slot,
-                    str(target.address),
-                    target.pod,
-                    int(np.count_nonzero(table == i)),
-                    f"{np.count_nonzero(table == i) / table.size:.1%}",
-                )
-                for i, target in enumerate(decision.pool.targets)
-            ],
-        )
+        _print_pool(decision.pool, decision.bucket)
+
+
+def _print_pool(pool: Pool, bucket: int) -> None:
+    """Who has how many of the buckets; one Service may be several backends, so it is the bucket that says which row is meant."""
+    import numpy as np
+
+    from core.lb.forwarding import REJECT, pool_table
+    from scenarios.tables import print_table
+
+    table = pool_table(pool)
+    rows: list[tuple[int, object, str, str]] = [
+        (i, target.slot, str(target.address), target.pod) for i, target in enumerate(pool.targets)
+    ]
+    if (table == REJECT).any():
+        rows.append((REJECT, "", "rejected actively", ""))
+    counts = [int(np.count_nonzero(table == i)) for i, *_ in rows]
+    print_table(
+        ("", "slot", "target", "pod", "buckets", "share"),
+        [
+            ("->" if table[bucket] == i else "", *columns, count, f"{count / table.size:.1%}")
+            for (i, *columns), count in zip(rows, counts, strict=True)
+        ],
+    )

@@ -100,6 +100,8 @@ class ForkServer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # Of its own: the server reads no further while it waits for us to take what it says, and that needs the other lock.
+        self._writing = threading.Lock()
         self._numbers = itertools.count(1)
         self._answers: dict[int, tuple[threading.Event, dict[str, Any]]] = {}
         self._running: dict[int, ForkedProcess] = {}
@@ -138,10 +140,12 @@ class ForkServer:
 
     def send(self, message: Mapping[str, Any]) -> None:
         with self._lock:
-            if self._socket is None:
-                raise StartError("the fork server is not running")
+            connection = self._socket
+        if connection is None:
+            raise StartError("the fork server is not running")
+        with self._writing:
             try:
-                self._socket.sendall(json.dumps(message).encode() + b"\n")
+                connection.sendall(json.dumps(message).encode() + b"\n")
             except OSError as error:
                 raise StartError(f"the fork server has ended: {error}") from error
 

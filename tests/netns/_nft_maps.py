@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from core.lb.forwarding import Forwarding
+from core.lb.forwarding import REJECT, Forwarding, Pool, pool_table
 from core.model import Address
 from live.dataplane import nft
 from live.dataplane.nft_expressions import Meta, Verdict, contained, decide, meta
 from live.dataplane.nft_features import features
 from live.dataplane.nft_listing import listing
-from live.dataplane.nft_maps import PREFIX, marks_of
+from live.dataplane.nft_maps import PREFIX
 from live.dataplane.nft_marks import _PRIORITIES, GROUPS, MARK_BASE, MARK_MASK, TARGETS, MarkRoutes, _route, _to_group
 from live.dataplane.nft_program import UNMATCHED
 from live.dataplane.nft_tables import Desired, State, load, transactions
@@ -53,6 +53,11 @@ class Content(NamedTuple):
     """Of all sets but the bucket maps, sorted."""
 
 
+def _marks_of(pool: Pool, marks: Mapping[Address, int]) -> Marks:
+    """The mark of each bucket, as the core's table has it: what the plane thinks that pools have in common does not count here."""
+    return np.array([0, *(marks[target.address] for target in pool.targets)], np.uint32)[pool_table(pool) - REJECT]
+
+
 def differences(forwarding: Forwarding, interfaces: Sequence[str]) -> Iterator[str]:
     """Every rule, every element of every set and map, and the route behind each mark are those of `forwarding`; no other is there."""
     pools = {flow.pool: forwarding.pool_of(flow) for flow in forwarding.flows}
@@ -63,7 +68,7 @@ def differences(forwarding: Forwarding, interfaces: Sequence[str]) -> Iterator[s
         yield f"marks lead to {sorted(map(str, marks))}; targets are {sorted(map(str, targets))}"
         return
     yield from _unlike_routes(marks, routes)
-    buckets = marks_of(pools, marks)
+    buckets = {name: _marks_of(pool, marks) for name, pool in pools.items()}
     with NftSocket() as kernel:
         features_, capacity_bytes = features(kernel), kernel.transaction_bytes
         packets, frames = (load(kernel, table) for table in TABLES)

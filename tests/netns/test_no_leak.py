@@ -7,30 +7,31 @@ go, lose their targets, and lose the BGP routes of their replies.
 from __future__ import annotations
 
 import itertools
-import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6TimeExceeded, IPv6
+from scapy.layers.l2 import ARP, Ether
 
 from core import kube
-from core.model import Address, Pod
+from core.model import Address
 from live.routes import GATEWAY_TABLE
 from live.rtnetlink import RouteKind, RouteSocket
 from scenarios.manifests import desired, read_manifests
 from sim.net.namespaces import ip_batch, within
 from tests.netns._converged import assert_converged
-from tests.netns._lab import PACKET_OUTGOING, addresses_of, raw_socket
+from tests.netns._lab import raw_socket
+from tests.netns._leaks import PRIMARY, Watch
 from tests.netns._world import ROUTER, World, l34_route, require_world
 
 pytestmark = pytest.mark.shared_sandbox
 
-PRIMARY = "eth0"
 VIPS = (ip_address("20.0.0.1"), ip_address("2000::1"))
 CLIENTS = {4: "200.100.0.100", 6: "200:100::100"}
 TCP_PORT, UDP_PORT = 4000, 4100
@@ -49,61 +50,6 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     world.start()
     yield world
     world.mininet.stop()
-
-
-class Watch:
-    """The primary interfaces of Pods: which packets with a VIP as source or destination they sent or got."""
-
-    def __init__(self) -> None:
-        self.leaks: list[str] = []
-        self.packets = 0
-        self._selector = selectors.DefaultSelector()
-        self._watched: dict[Path, str] = {}
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]  # only sockets are registered
-
-    def add(self, world: World, pods: tuple[Pod, ...]) -> None:
-        """Watches Pods from now on, those that are watched already once."""
-        for pod in pods:
-            namespace = world.netns(pod)
-            with self._lock:
-                if namespace not in self._watched:
-                    self._watched[namespace] = pod.meta.name
-                    wire = within(namespace, lambda: raw_socket(PRIMARY))
-                    wire.setblocking(False)
-                    self._selector.register(wire, selectors.EVENT_READ, pod.meta.name)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            with self._lock:
-                ready = self._selector.select(timeout=0.02)
-            for key, _ in ready:
-                wire = key.fileobj
-                assert isinstance(wire, socket.socket)
-                with suppress(BlockingIOError, OSError):
-                    while True:
-                        frame, origin = wire.recvfrom(65_600)
-                        self._look(f"{key.data} {'sent' if origin[2] == PACKET_OUTGOING else 'got'}", frame)
-
-    def _look(self, who: str, frame: bytes) -> None:
-        packet = frame[14:]
-        if frame[12:14] not in (b"\x08\x00", b"\x86\xdd") or len(packet) < 20:
-            return
-        self.packets += 1
-        found = addresses_of(packet)
-        if set(found) & set(VIPS):
-            self.leaks.append(f"{who} {found[0]} -> {found[1]}: {packet[:80].hex()}")
 
 
 class Clients:
@@ -188,11 +134,9 @@ def static_routes(world: World) -> Iterator[None]:
 @contextmanager
 def watched(world: World) -> Iterator[tuple[Watch, Callable[[], None]]]:
     """The watch over all Pods, and what returns when every state has had its share of packets of each family."""
-    with static_routes(world), Watch() as watch, Clients(world) as clients:
-        watch.add(world, (*world.gateway_pods(), *world.targets()))
+    with static_routes(world), Watch(world, VIPS) as watch, Clients(world) as clients:
 
         def traffic() -> None:
-            watch.add(world, (*world.gateway_pods(), *world.targets()))
             goals = {vip: sent + PACKETS_A_STATE for vip, sent in clients.sent.items()}
             world.wait_for(
                 lambda: "" if all(clients.sent[v] >= n for v, n in goals.items()) else f"sent {clients.sent}"
@@ -201,8 +145,9 @@ def watched(world: World) -> Iterator[tuple[Watch, Callable[[], None]]]:
         traffic()
         world.wait_for(lambda: "" if all(clients.answers.values()) else f"clients are not answered: {clients.answers}")
         yield watch, traffic
-    assert watch.packets, "nothing was seen on the primary network, not even what belongs there"
-    assert not watch.leaks, f"{len(watch.leaks)} packets leaked: {watch.leaks[:10]}"
+        assert {pod.meta.name for pod in (*world.gateway_pods(), *world.targets())} <= watch.names
+    assert watch.frames, "nothing was seen on the primary network, not even what belongs there"
+    assert not watch.leaks, f"{len(watch.leaks)} frames leaked: {watch.leaks[:10]}"
 
 
 def held(world: World) -> set[Address]:
@@ -214,21 +159,36 @@ def held(world: World) -> set[Address]:
     return found
 
 
+EVERYBODY, NOBODY = "ff:ff:ff:ff:ff:ff", "02:00:00:00:00:99"
+ABOUT_VIPS = {
+    "packet": IP(src=str(VIPS[0]), dst="255.255.255.255") / UDP(sport=9, dport=9),
+    "packet of IPv6": IPv6(src=str(VIPS[1]), dst="ff02::1") / UDP(sport=9, dport=9),
+    "question who it is": ARP(psrc="10.244.255.254", pdst=str(VIPS[0])),
+    "claim to be it": ARP(op=2, psrc=str(VIPS[0]), pdst="10.244.255.254"),
+    "question who it is in IPv6": IPv6(src="fe80::99", dst="ff02::1") / ICMPv6ND_NS(tgt=str(VIPS[1])),
+    "claim to be it in IPv6": IPv6(src="fe80::99", dst="ff02::1") / ICMPv6ND_NA(tgt=str(VIPS[1])),
+    "error about a packet to it": IP(src="10.244.255.254", dst="10.244.255.253")
+    / ICMP(type=3, code=3)
+    / IP(src=CLIENTS[4], dst=str(VIPS[0]))
+    / UDP(sport=9, dport=9),
+    "error about a packet from it in IPv6": IPv6(src="fe80::99", dst="ff02::1")
+    / ICMPv6TimeExceeded()
+    / IPv6(src=str(VIPS[1]), dst=CLIENTS[6])
+    / UDP(sport=9, dport=9),
+}
+
+
 def test_the_watch_notices_a_leak(world: World) -> None:
     pod = world.targets()[0]
-    with Watch() as watch:
-        watch.add(world, (pod,))
+    with Watch(world, VIPS) as watch, within(world.netns(pod), lambda: raw_socket(PRIMARY)) as wire:
+        for what, packet in ABOUT_VIPS.items():
+            seen = len(watch.leaks)
+            wire.send(bytes(Ether(src=NOBODY, dst=EVERYBODY) / packet))
+            world.wait_for(partial(_not_noticed, watch, f"{pod.meta.name} sent", seen, what), ANSWER_S)
 
-        def sender() -> socket.socket:
-            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, PRIMARY.encode())
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            made.bind((str(VIPS[0]), 0))
-            return made
 
-        with within(world.netns(pod), sender) as leaking:
-            leaking.sendto(b"x", ("255.255.255.255", 9))
-        world.wait_for(lambda: "" if watch.leaks else "the leak was not noticed", ANSWER_S)
+def _not_noticed(watch: Watch, who: str, seen: int, what: str) -> str:
+    return "" if any(leak.startswith(who) for leak in watch.leaks[seen:]) else f"a {what} was not noticed"
 
 
 def test_vips_come_and_go(world: World) -> None:

@@ -165,6 +165,40 @@ def test_explain_shows_every_target_with_its_share() -> None:
     assert text.count("->") == 2
 
 
+def test_explain_shows_one_row_of_a_service_that_is_two_backends_and_what_is_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = """    port: 4000
+    weight: 3
+  - name: service-b
+    port: 4000
+    weight: 1
+  - name: service-c
+    port: 4000
+    weight: 4
+"""
+    empty = "---\napiVersion: v1\nkind: Service\nmetadata: {name: service-c}\nspec: {clusterIP: None, ports: [{port: 4000}]}\n"
+    gateway = tmp_path / "gateway.yaml"
+    manifest = Path(POC2[1]).read_text()
+    gateway.write_text(manifest.replace("    port: 4000\n  priority", twice + "  priority") + empty)
+    seen = set()
+    for port in range(40000, 40012):
+        assert cli.main(["explain", f"TCP 200.100.0.100:{port} -> 20.0.0.1:4000", "-f", POC2[0], str(gateway)]) == 0
+        text = capsys.readouterr().out
+        pool = text[text.index("buckets") :].splitlines()[2:]
+        assert len(pool) == 9
+        assert sum(float(line.split()[-1].rstrip("%")) for line in pool) == pytest.approx(100, abs=0.5)
+        (marked,) = (line for line in pool if line.lstrip().startswith("->"))
+        rejected = "rejected actively" in marked
+        assert rejected == text.startswith("rejected actively")
+        (line,) = (line for line in pool if "rejected actively" in line)
+        assert line.split()[-1] == "50.0%"
+        seen.add(rejected)
+        if len(seen) == 2:
+            return
+    raise AssertionError(f"of twelve packets all were {'rejected' if seen == {True} else 'forwarded'}")
+
+
 def fake_command(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     def fails(_arguments: list[str]) -> int:
         raise error

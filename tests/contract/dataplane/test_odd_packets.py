@@ -231,7 +231,7 @@ def test_how_many_extension_headers_an_icmp_error_may_quote(
 ) -> None:
     """nft: three, of 64 bytes together. tc: seven. An error that quotes more is dropped."""
     packets = []
-    for n, client, port in clients(6, 20):
+    for n, client, port in clients(6, 8):
         about = IPv6(src=VIP6, dst=client) / options_of(*lengths) / UDP(sport=4000, dport=port) / token(n)
         raw = bytes(IPv6(src=ROUTER[6], dst=VIP6) / ICMPv6PacketTooBig(mtu=1400) / about)
         packets.append(Sent(packet=oracle(6, client, port, L4Protocol.UDP), raw=raw, token=b"tg%08x-" % n))
@@ -242,7 +242,7 @@ def test_how_many_extension_headers_an_icmp_error_may_quote(
 def test_how_many_extension_headers_a_packet_may_have(plane: Plane, gateway_world: World, headers: int) -> None:
     """tc: seven; one with more is dropped. nft: as many as the kernel goes past."""
     packets = []
-    for n, client, port in clients(6, 20):
+    for n, client, port in clients(6, 8):
         raw = bytes(IPv6(src=client, dst=VIP6) / options_of(*[8] * headers) / UDP(sport=port, dport=4000) / token(n))
         packets.append(Sent(packet=oracle(6, client, port, L4Protocol.UDP), raw=raw, token=b"tg%08x-" % n))
     check_or_dropped(gateway_world, plane, packets, passes=headers <= 7 or plane.name == "nft")
