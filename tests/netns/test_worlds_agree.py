@@ -50,6 +50,13 @@ def connections_of(result: dict[str, Any]) -> list[tuple[str, ...]]:
         return [(*(row[name] for name in what), "lost" if row["lost_s"] else "") for row in csv.DictReader(file)]
 
 
+def counts_of(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What routers outside have, at the beginning and at the end."""
+    with (Path(result["out"]) / "samples.csv").open(encoding="utf-8", newline="") as file:
+        rows = [(row["entity"], row["metric"], row["value"]) for row in csv.DictReader(file)]
+    return [row for row in rows if row[1] in ("bgp_sessions_established", "routes_learned")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["poc2-stateless", "poc2-update", "poc2-dualstack", "poc2-scale"])
 def test_every_connection_has_the_same_fate_in_both_worlds(tmp_path: Path, scenario: str) -> None:
@@ -60,6 +67,8 @@ def test_every_connection_has_the_same_fate_in_both_worlds(tmp_path: Path, scena
         if name.partition("[")[0] in COUNTED:
             assert modelled["metrics"][name] == measured["metrics"][name], name
     assert modelled["metrics"].keys() == measured["metrics"].keys()
+    assert counts_of(modelled)  # not none in both
+    assert counts_of(modelled) == counts_of(measured)
     facts = json.loads((Path(modelled["out"]) / "manifest.json").read_text(encoding="utf-8"))["facts"]
     assert facts["api"] == "modelled"
 
