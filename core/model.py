@@ -178,6 +178,8 @@ class Gateway:
     """Networks whose pod addresses become endpoints."""
     replicas: int = 2
     """How many pods carry the gateway, where its class has a number."""
+    parameters: str = ""
+    """Kind and name of spec.infrastructure.parametersRef; ``""``: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

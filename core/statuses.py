@@ -25,7 +25,7 @@ def gateway_status(
 ) -> status.GatewayStatus:
     """The status of a Gateway of ours. `pods` carry it."""
     addresses = tuple(vip.network_address for vip in vips)
-    accepted = _gateway_accepted(gateway)
+    accepted = _gateway_accepted(relations, gateway)
     programmed = _gateway_programmed(relations, gateway, vips, pods) if accepted.status else _NOT_ACCEPTED
     return status.GatewayStatus(
         ref=gateway.meta.ref,
@@ -66,7 +66,13 @@ def _gateway_programmed(
     return status.programmed(addresses, len(live), sum(pod.ready for pod in live))
 
 
-def _gateway_accepted(gateway: Gateway) -> status.Condition:
+def _gateway_accepted(relations: Relations, gateway: Gateway) -> status.Condition:
+    if gateway.parameters and relations.class_of(gateway) != names.ISTIO:
+        # "refers to an unsupported kind, ... the Gateway SHOULD be rejected" (GatewayInfrastructure.parametersRef). Istio takes some.
+        message = (
+            f"spec.infrastructure.parametersRef: {gateway.parameters}: this class takes no parameters: take it away"
+        )
+        return status.accepted(False, "InvalidParameters", message)
     if not gateway.endpoint_networks:
         message = f"no network in the annotation {names.ENDPOINT_NETWORKS!r} of spec.infrastructure: no endpoints"
         return status.accepted(False, "Invalid", message)

@@ -27,6 +27,7 @@ _PLACES: Mapping[str, tuple[Path, ...]] = {
     "NoMatchingParent": (("spec", "parentRefs"), ("metadata", "labels")),
     "NotAllowedByListeners": (("spec", "parentRefs"),),
     "Overtaken": (("spec", "priority"),),
+    "InvalidParameters": (("spec", "infrastructure", "parametersRef"),),
 }
 """By the reason of a condition: where its cause is written, the first place that an object has."""
 _NAMED = {"BackendNotFound": "Service", "NoMatchingParent": "Gateway"}

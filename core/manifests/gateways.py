@@ -53,6 +53,7 @@ def gateway(reader: Reader) -> Gateway:
     spec = reader.object("spec")
     infrastructure = spec.object("infrastructure")
     annotations = infrastructure.labels("annotations")
+    parameters = infrastructure.object("parametersRef")
     where = infrastructure.object("annotations")
     addresses: list[Address] = []
     for item in spec.objects("addresses"):
@@ -73,6 +74,7 @@ def gateway(reader: Reader) -> Gateway:
             where, names.ENDPOINT_NETWORKS, annotations.get(names.ENDPOINT_NETWORKS, "")
         ),
         replicas=_replicas(reader),
+        parameters=f"{parameters.text('kind')} {parameters.text('name')}".strip(),
     )
 
 

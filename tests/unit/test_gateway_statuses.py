@@ -40,14 +40,32 @@ def no_endpoint_networks() -> Json:
     return gateway
 
 
+def with_parameters(class_name: str = names.STATELESS_LOAD_BALANCER) -> Json:
+    gateway = objects.gateway(class_name=class_name)
+    gateway["spec"]["infrastructure"]["parametersRef"] = {"group": "", "kind": "ConfigMap", "name": "nope"}
+    return gateway
+
+
+def test_parameters_that_a_class_does_not_take_are_told_and_packets_go_on() -> None:
+    _, conditions = of_gateway(*with_gateway(with_parameters()))
+    assert "ConfigMap nope: this class takes no parameters" in conditions["Accepted"].message
+    assert (
+        planned(*with_gateway(with_parameters())).gateways[0].announced
+        == planned(*objects.base()).gateways[0].announced
+    )
+    _, istio = of_gateway(*with_gateway(with_parameters(names.ISTIO)))
+    assert istio["Accepted"].status
+
+
 @pytest.mark.parametrize(
     ("gateway", "reason"),
     [
+        (with_parameters(), "InvalidParameters"),
         (no_endpoint_networks(), "Invalid"),
         (objects.gateway(listeners=[{"name": "web", "port": 80, "protocol": "HTTP"}]), "ListenersNotValid"),
         (unreadable(), "Invalid"),
     ],
-    ids=["no endpoint networks", "no listener of ours", "unreadable"],
+    ids=["parameters", "no endpoint networks", "no listener of ours", "unreadable"],
 )
 def test_what_is_not_accepted_is_not_programmed(gateway: Json, reason: str) -> None:
     status, conditions = of_gateway(*with_gateway(gateway))
