@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
@@ -35,23 +36,33 @@ _WRITTEN = frozenset(
 """Kinds whose objects somebody writes. A cluster makes those of the others, under names that nobody knows before."""
 
 
-def read_scenario_manifests(loaded: LoadedScenario) -> tuple[ManifestObject, ...]:
-    """The objects of the scenario's manifests, those that the timeline applies included.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What a scenario has to work with."""
 
-    Raises InputError for everything that is wrong with them, each by itself and between them; for routers on a VLAN that none of their
-    networks is, since they would never meet a gateway; for actions on objects that are not there; and for `collisions`.
+    objects: tuple[ManifestObject, ...]
+    """Those of its manifests, and those that its timeline applies."""
+    doubts: tuple[Problem, ...]
+    """What is wrong between them; to see how it is rejected may be what the scenario is for."""
+
+
+def rehearse(loaded: LoadedScenario) -> Rehearsal:
+    """The objects of the scenario, and what is wrong between them.
+
+    Raises InputError for what is wrong with one by itself; for routers on a VLAN that none of their networks is, since they would never
+    meet a gateway; for actions on objects that are not there; and for `collisions`.
     """
     objects = read_manifests([*loaded.manifests, *loaded.updates])
     plan = plan_of(desired(objects))
     problems = [
-        *cross_problems(plan, objects, ()),
         *_lonely_routers(loaded, objects),
         *_missing_targets(loaded, objects, plan),
         *collisions(loaded, objects),
     ]
     if problems:
         raise InputError(*sorted(dict.fromkeys(problems), key=by_line))
-    return objects
+    doubts = dict.fromkeys(cross_problems(plan, objects, ()))
+    return Rehearsal(objects=objects, doubts=tuple(sorted(doubts, key=by_line)))
 
 
 def _lonely_routers(loaded: LoadedScenario, objects: Iterable[ManifestObject]) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from scenarios.commands.options import parser, write_json
 
 if TYPE_CHECKING:
+    from core.errors import Problem
     from scenarios.load import LoadedScenario
 
 WORLDS = ("mininet", "sim")
@@ -67,7 +68,7 @@ def _seed(text: str) -> int:
 
 def run_all(chosen: argparse.Namespace, arguments: list[str]) -> int:
     """Runs the scenarios one after the other; all are read before the first begins."""
-    loaded = load_all(chosen.scenarios, chosen.settings, chosen.seed)
+    loaded, doubts = load_all(chosen.scenarios, chosen.settings, chosen.seed)
     from scenarios.spec import ApiServer
     from scenarios.worlds import enter
 
@@ -79,27 +80,37 @@ def run_all(chosen: argparse.Namespace, arguments: list[str]) -> int:
         gateway_api_folder()
     # Whatever is wrong with the input has been said: from here on this may be another process, inside of namespaces.
     enter(chosen.on, ["run", *arguments], {found.scenario.dataplane for found in loaded})
+    tell(doubts)
     return max(_run_one(found, chosen) for found in loaded)
 
 
-def load_all(names: list[str], settings: list[str], seed: int | None) -> list[LoadedScenario]:
-    """The scenarios with good manifests. Raises InputError with every problem of all of them."""
-    from core.errors import InputError, Problem
+def tell(doubts: Iterable[Problem]) -> None:
+    """Says on stderr what is wrong between the manifests."""
+    for doubt in doubts:
+        sys.stderr.write(f"{doubt}\n")
+
+
+def load_all(
+    names: list[str], settings: list[str], seed: int | None
+) -> tuple[list[LoadedScenario], tuple[Problem, ...]]:
+    """The scenarios with good manifests, and what is wrong between these. Raises InputError with every problem of all of them."""
+    from core.errors import InputError
     from scenarios.load import load_scenario
-    from scenarios.rehearsal import read_scenario_manifests
+    from scenarios.rehearsal import rehearse
 
     loaded: list[LoadedScenario] = []
     problems: list[Problem] = []
+    doubts: dict[Problem, None] = {}
     for name in names:
         try:
             found = load_scenario(name, settings=settings, seed=seed)
-            read_scenario_manifests(found)
+            doubts |= dict.fromkeys(rehearse(found).doubts)
             loaded.append(found)
         except InputError as error:
             problems.extend(problem for problem in error.problems if problem not in problems)
     if problems:
         raise InputError(*problems)
-    return loaded
+    return loaded, tuple(doubts)
 
 
 def log_to(folder: Path) -> None:

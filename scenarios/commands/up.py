@@ -36,16 +36,17 @@ def main(arguments: list[str]) -> int:
 
     from core.errors import InputError, Problem
     from scenarios import testbed
-    from scenarios.commands.run import load_all
+    from scenarios.commands.run import load_all, tell
     from scenarios.worlds import MININET, enter
 
-    (loaded,) = load_all([chosen.scenario], chosen.settings, None)
+    (loaded,), doubts = load_all([chosen.scenario], chosen.settings, None)
     os.environ[testbed.FOLDER_VARIABLE] = str(testbed.folder())
     if testbed.is_up():
         raise InputError(Problem(where="testbed", what="a testbed is up already", expected="tidegate down first"))
     if not chosen.foreground:
         return _in_background(arguments)
     enter(MININET, ["up", *arguments], {loaded.scenario.dataplane})
+    tell(doubts)
     with testbed.reserve():
         return _hold(loaded, chosen)
 

@@ -59,16 +59,19 @@ def validate(names: Mapping[str, object]) -> tuple[dict[str, str], list[Problem]
 
 def _one(name: str) -> tuple[str, tuple[ManifestObject, ...]]:
     """What a good file holds, and its objects when it is a manifest. Raises InputError."""
+    from core.errors import InputError
     from scenarios.load import exists, find_scenario, load_scenario
     from scenarios.manifests import read_manifests
-    from scenarios.rehearsal import read_scenario_manifests
+    from scenarios.rehearsal import rehearse
     from scenarios.yamlsource import scan_documents
 
     path = Path(name) if exists(name) else find_scenario(name)
     if any(_is_scenario(document.value) for document in scan_documents(path)[0]):
         loaded = load_scenario(str(path) if path.is_absolute() else f"./{path}")
-        objects = read_scenario_manifests(loaded)
-        return f"scenario {loaded.scenario.name} with {len(objects)} objects, good", ()
+        found = rehearse(loaded)
+        if found.doubts:
+            raise InputError(*found.doubts)
+        return f"scenario {loaded.scenario.name} with {len(found.objects)} objects, good", ()
     objects = read_manifests([path])
     return f"{len(objects)} object{'s' if len(objects) > 1 else ''}, good", objects
 

@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import InputError
 from scenarios.load import EXAMPLES, LIBRARY, load_scenario
-from scenarios.rehearsal import read_scenario_manifests
+from scenarios.rehearsal import rehearse
 
 RANGE = '"ipRanges": [{"range": "169.254.100.0/24", "exclude": ["169.254.100.150/32"]}]'
 STEP = (
@@ -25,7 +25,7 @@ def problems(folder: Path, *, range_: str = RANGE, traffic: str = "", first: str
     text = text.replace("  connections: 400\n", f"  connections: 400\n{first}{traffic}")
     (folder / "scenario.yaml").write_text(text + steps)
     try:
-        read_scenario_manifests(load_scenario(str(folder / "scenario.yaml")))
+        rehearse(load_scenario(str(folder / "scenario.yaml")))
     except InputError as error:
         return [str(problem).removeprefix(f"{folder}/") for problem in error.problems]
     return []
@@ -123,4 +123,4 @@ def test_a_router_elsewhere_may_have_the_same_ports(tmp_path: Path) -> None:
         "expectations:\n", "- {name: others, from: vpn-c, to: '20.0.0.1:4000', connections: 400}\nexpectations:\n"
     )
     (tmp_path / "scenario.yaml").write_text(text)
-    assert read_scenario_manifests(load_scenario(str(tmp_path / "scenario.yaml")))
+    assert rehearse(load_scenario(str(tmp_path / "scenario.yaml"))).objects

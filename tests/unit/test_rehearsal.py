@@ -1,4 +1,4 @@
-"""A scenario whose manifests, routers or timeline cannot work is refused before anything runs, with file and line."""
+"""A scenario whose routers or timeline cannot work is refused before anything runs, and what is wrong between its manifests is told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from core.errors import InputError
 from scenarios import cli
 from scenarios.load import EXAMPLES, LIBRARY, load_scenario
-from scenarios.rehearsal import read_scenario_manifests
+from scenarios.rehearsal import rehearse
 
 SCALE = "{name: s, action: scale, deployment: %s, replicas: 5, %s}"
 DELETE = "{name: d, action: delete, kind: %s, object: %s, %s}"
@@ -39,33 +39,41 @@ def scenario(folder: Path, *timeline: str, service: str = "service-b", gateway: 
 
 def problems(path: str, *settings: str) -> list[str]:
     with pytest.raises(InputError) as caught:
-        read_scenario_manifests(load_scenario(path, settings=settings))
+        rehearse(load_scenario(path, settings=settings))
     return [f"{Path(p.where).name}: {p.what}: {p.found}: {p.expected}" for p in caught.value.problems]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(LIBRARY.glob("*.yaml"))])
 def test_the_library_is_good(name: str) -> None:
-    assert read_scenario_manifests(load_scenario(name))
+    found = rehearse(load_scenario(name))
+    assert found.objects
+    assert found.doubts == ()
 
 
-@pytest.mark.parametrize("command", [("validate",), ("run", "--on", "sim")])
-def test_manifests_that_are_wrong_together_are_refused(
-    tmp_path: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_manifests_that_are_wrong_together_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run goes on: to see what is rejected, and how, may be what the scenario is for."""
     monkeypatch.chdir(tmp_path)
     path = scenario(tmp_path, gateway=("- name: service-b", "- name: servise-b"))
-    assert cli.main([*command, path]) == cli.BAD_INPUT
+    assert cli.main(["validate", path]) == cli.BAD_INPUT
     said = capsys.readouterr()
-    assert "L34Route default/tcp-4000: Service default/servise-b does not exist: create it" in said.err
-    assert f"{tmp_path / 'gateway.yaml'}:" in said.err
+    doubt = "L34Route default/tcp-4000: Service default/servise-b does not exist: create it, or correct backendRefs\n"
+    assert said.err.startswith(f"{tmp_path / 'gateway.yaml'}:")
+    assert said.err.endswith(doubt)
     assert said.out == ""
-    assert not (tmp_path / "results").exists()
+    assert cli.main(["run", "--on", "sim", "--set", "setup_deadline_s=5", path]) == cli.FAILED
+    ran = capsys.readouterr().err
+    assert ran.startswith(said.err)
+    assert ran.count(doubt) == 1
+    assert "poc2-stateless on sim" in ran
 
 
 def test_what_the_timeline_applies_is_looked_at_too(tmp_path: Path) -> None:
     path = scenario(tmp_path, APPLY % "at_s: 1", service="nope")
-    (said,) = problems(path)
-    assert said.startswith("more.yaml:6: L34Route default/more: Service default/nope does not exist")
+    (doubt,) = rehearse(load_scenario(path)).doubts
+    assert doubt.where == str(tmp_path / "more.yaml") + ":6"
+    assert doubt.what.startswith("L34Route default/more: Service default/nope does not exist")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,7 @@ def test_an_action_on_what_is_not_there_has_file_and_line(tmp_path: Path, step: 
     ],
 )
 def test_an_action_on_what_is_there_by_then_is_good(tmp_path: Path, steps: tuple[str, ...]) -> None:
-    assert read_scenario_manifests(load_scenario(scenario(tmp_path, *steps)))
+    assert rehearse(load_scenario(scenario(tmp_path, *steps))).doubts == ()
 
 
 @pytest.mark.parametrize(

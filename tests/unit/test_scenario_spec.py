@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import InputError
 from scenarios import load
-from scenarios.rehearsal import read_scenario_manifests
+from scenarios.rehearsal import rehearse
 from scenarios.spec import Apply, Dataplane, Delete, Expectation, Mode, Scale, Scenario, SocketAddress
 from scenarios.tuples import five_tuples
 
@@ -254,7 +254,7 @@ def test_a_manifest_in_a_folder_that_nobody_may_look_into_is_told_by_whoever_rea
     path.write_text(GOOD.replace("manifests: [", "manifests: [private/m.yaml, "))
     loaded = load.load_scenario(str(path))
     with pytest.raises(InputError, match=r"private/m\.yaml: cannot be read: Permission denied"):
-        read_scenario_manifests(loaded)
+        rehearse(loaded)
 
 
 def test_an_unknown_scenario_names_the_nearest() -> None:
