@@ -1,6 +1,7 @@
 """The command line: finds the command, runs it, and turns errors into exit codes.
 
-0 good; 1 an expectation failed; 2 bad usage or input; 3 this machine cannot do it. Data goes to stdout, everything else to stderr.
+0 good; 1 an expectation failed; 2 bad usage or input; 3 this machine cannot do it, or has no room for it. Data goes to stdout,
+everything else to stderr.
 Only the command that runs is imported: agents start from here too, and their start-up time counts.
 """
 
