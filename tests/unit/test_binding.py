@@ -74,34 +74,34 @@ def namespace(name: str, **labels: str) -> Json:
 @pytest.mark.parametrize(
     ("allowed", "attached"),
     [
-        (None, {"default"}),
-        ({"from": "Same"}, {"default"}),
-        ({"from": "All"}, {"default", "blue", "red", "bare"}),
-        ({"from": "Selector"}, set()),
-        ({"from": "Selector", "selector": {}}, {"default", "blue", "red", "bare"}),
-        ({"from": "Selector", "selector": {"matchLabels": {"team": "blue"}}}, {"blue"}),
+        (None, "default"),
+        ({"from": "Same"}, "default"),
+        ({"from": "All"}, "default blue red bare"),
+        ({"from": "Selector"}, ""),
+        ({"from": "Selector", "selector": {}}, "default blue red bare"),
+        ({"from": "Selector", "selector": {"matchLabels": {"team": "blue"}}}, "blue"),
         (
             {"from": "Selector", "selector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["red", "x"]}]}},
-            {"red"},
+            "red",
         ),
-        ({"from": "Selector", "selector": {"matchExpressions": [{"key": "team", "operator": "Exists"}]}}, {"blue", "red"}),
+        ({"from": "Selector", "selector": {"matchExpressions": [{"key": "team", "operator": "Exists"}]}}, "blue red"),
         (
             {"from": "Selector", "selector": {"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["red"]}]}},
-            {"default", "blue", "bare"},
+            "default blue bare",
         ),
         (
             {
                 "from": "Selector",
                 "selector": {"matchLabels": {"team": "red"}, "matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]},
             },
-            set(),
+            "",
         ),
     ],
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["L34Route", "TCPRoute"])
 def test_a_listener_takes_routes_of_the_namespaces_that_it_allows(
-    kind: str, allowed: Json | None, attached: set[str]
+    kind: str, allowed: Json | None, attached: str
 ) -> None:
     """A namespace whose object is not known has no labels."""
     listener = {"name": "l", "port": 4000, "protocol": "TCP"}
@@ -124,6 +124,6 @@ def test_a_listener_takes_routes_of_the_namespaces_that_it_allows(
         for status in result.statuses
         if isinstance(status, RouteStatus)
     }
-    assert reasons == {where: "Accepted" if where in attached else "NotAllowedByListeners" for where in reasons}
+    assert reasons == {where: "Accepted" if where in attached.split() else "NotAllowedByListeners" for where in reasons}
     assert len(reasons) == 4
-    assert {flow.name.split("/")[1] for flow in result.gateways[0].forwarding.flows} == attached
+    assert {flow.name.split("/")[1] for flow in result.gateways[0].forwarding.flows} == set(attached.split())
