@@ -205,7 +205,9 @@ def _wanted(by_table: Mapping[int, Attachment], addresses: Sequence[AddressSpec]
             for vip in vips
             if _is_host(vip)
         ),
-        local=frozenset(_local(vip, loopback) for vip in vips if not _is_host(vip)),
+        # The kernel's own local route of an IPv6 address comes a moment after the address (addrconf_dad_start: a workqueue). Until then
+        # a Pod that forwards would send the VIP's packets on.
+        local=frozenset(_local(vip, loopback) for vip in vips if vip.version == 6 or not _is_host(vip)),
     )
 
 

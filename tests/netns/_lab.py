@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -32,6 +33,22 @@ def add_namespace(name: str) -> Path:
     prepare(path)
     ip_batch(path, ["link set dev lo up"])
     return path
+
+
+def wait_forwarding(namespace: Path, port: str) -> None:
+    """Returns when a port of a bridge forwards. The bridge learns of a carrier from a workqueue, which a busy machine delays."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while True:
+        (link,) = json.loads(run_in(namespace, ["ip", "-json", "-details", "link", "show", "dev", port]))
+        if link["linkinfo"]["info_slave_data"]["state"] == "forwarding":
+            return
+        assert time.monotonic() < deadline_s, f"{port} does not forward"
+        time.sleep(0.02)
+
+
+def same_moment(one: str, other: str) -> bool:
+    """BIRD works it out from two clocks each time that it is asked."""
+    return abs((datetime.fromisoformat(one) - datetime.fromisoformat(other)).total_seconds()) < 0.1
 
 
 def target_address(n: int, version: int) -> Address:

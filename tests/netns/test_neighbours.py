@@ -13,7 +13,7 @@ import pytest
 
 from live import neighbours
 from sim.net.namespaces import ip_batch, run_in, within
-from tests.netns._lab import add_namespace
+from tests.netns._lab import add_namespace, wait_forwarding
 
 pytestmark = pytest.mark.sandbox
 
@@ -70,6 +70,8 @@ def test_a_neighbour_that_was_replaced_is_found_and_one_that_stayed_loses_nothin
         ip_batch(host, [f"link add name net1 type veth peer name port{number} netns {switch}", "link set dev net1 up"])
         ip_batch(host, [f"address add {network}{number}/{bits} dev net1 {flags}"])
         ip_batch(switch, [f"link set dev port{number} master br", f"link set dev port{number} up"])
+    for number in (1, 2, 3):
+        wait_forwarding(switch, f"port{number}")
     gateway, stayed, new = hosts
     (link,) = json.loads(run_in(stayed, ["ip", "-json", "link", "show", "dev", "net1"]))
     addresses = {2: link["address"], 3: OLD_MAC}

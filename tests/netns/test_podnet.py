@@ -94,6 +94,17 @@ def test_a_connection_to_a_vip_is_answered(lab: Lab, vip: str, rp_filter: str) -
     assert way_out(lab.targets[0], vip) == "net1"
 
 
+def test_a_vip_is_the_pods_own_as_soon_as_it_is_said_to_be_in_place(lab: Lab) -> None:
+    """Of an IPv6 address the kernel makes the local route a moment later; a Pod that forwards would send what comes before to the
+    primary network."""
+    network = KernelPodNetwork(lab.targets[0])
+    for _ in range(50):
+        assert len(network.apply([attachment()])) == 2
+        listed = run_in(lab.targets[0], ["ip", "-json", "-6", "route", "show", "table", "local", "proto", "116"])
+        assert [route["dst"] for route in json.loads(listed)] == ["2000::1"]
+        network.remove()
+
+
 def test_a_shorter_prefix_is_held_whole(lab: Lab) -> None:
     network = KernelPodNetwork(lab.targets[0])
     prefixes = ("20.0.0.0/28", "2000::/112")

@@ -46,6 +46,19 @@ def pods(*names: str) -> list[Json]:
     return made
 
 
+def test_a_time_that_is_told_a_second_off_is_no_change(api: FakeApi) -> None:
+    """BIRD says 00:59.999, and 01:00.000 the next time."""
+    reports = SessionReports(api, "a")
+    reports.tell([PEER], [STATE], [stored(api)])
+    version = stored(api)["metadata"]["resourceVersion"]
+    reports.tell([PEER], [replace(STATE, since="2026-01-01T00:00:01Z")], [stored(api)])
+    assert stored(api)["metadata"]["resourceVersion"] == version
+    reports.tell([PEER], [replace(STATE, since="2026-01-01T00:00:02Z")], [stored(api)])
+    assert stored(api)["status"]["sessions"][0]["since"] == "2026-01-01T00:00:02Z"
+    reports.tell([PEER], [replace(STATE, session="Active", since="2026-01-01T00:00:03Z")], [stored(api)])
+    assert stored(api)["status"]["sessions"][0]["since"] == "2026-01-01T00:00:03Z"
+
+
 def test_each_element_whose_pod_is_gone_is_stale() -> None:
     router = objects.router() | {"status": {"sessions": [{"pod": "a"}, {"pod": "b"}]}}
     assert list(stale_sessions([router], pods("a"))) == [(REF, "b")]
