@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import InputError, Problem
-from core.kube import ALL_RESOURCES, Json
+from core.kube import ALL_RESOURCES, NETWORKS, Json
 from core.manifests import parse_object
 from core.manifests.meta import CLUSTER_SCOPED
 from core.model import ObjectRef
@@ -89,8 +89,12 @@ def by_line(problem: Problem) -> tuple[str, int]:
 
 
 def desired(objects: Sequence[ManifestObject]) -> list[Json]:
-    """The objects that a cluster has after all were applied in their order: of two with one name in one group, the later."""
-    return [found.obj for found in {(found.group, found.ref): found for found in objects}.values()]
+    """The objects that a cluster has after all were applied in their order: of two with one name in one group, the later.
+
+    Networks stand first, whatever file they are in: a kubelet that meets a Pod before its network has to start it twice.
+    """
+    latest = {(found.group, found.ref): found for found in objects}.values()
+    return [found.obj for found in sorted(latest, key=lambda found: found.ref.kind != NETWORKS.kind)]
 
 
 def _objects(node: Node, problems: list[Problem]) -> Iterator[ManifestObject]:

@@ -108,6 +108,16 @@ def test_a_list_is_its_items_and_later_objects_count(tmp_path: Path) -> None:
     assert [obj["spec"]["priority"] for obj in desired(objects)] == [2]
 
 
+def test_networks_are_applied_before_the_pods_that_need_them() -> None:
+    """Whatever file they are in: a Pod that is met before its network is refused once, and the log of a good run says so."""
+    objects = read_manifests([EXAMPLES / "poc2" / "applications.yaml", EXAMPLES / "poc2" / "gateway.yaml"])
+    assert objects[0].ref.kind == "Deployment"
+    kinds = [obj["kind"] for obj in desired(objects)]
+    networks = kinds.count("NetworkAttachmentDefinition")
+    assert kinds[:networks] == ["NetworkAttachmentDefinition"] * networks != []
+    assert kinds[networks:] == [found.ref.kind for found in objects if found.ref.kind != "NetworkAttachmentDefinition"]
+
+
 def test_kinds_of_other_groups_are_other_objects(tmp_path: Path) -> None:
     """Istio has a Gateway too, and anybody may have an L34Route: neither takes the place of ours, nor the blame."""
     (tmp_path / "ours.yaml").write_text(ROUTE)
