@@ -9,6 +9,8 @@ from typing import Final
 from core.errors import DataplaneError
 
 _ROOT: Final = Path("/proc/sys")
+FRAGMENTS_APART: Final = 4096
+"""Far more than the ways of a network mix; far fewer than the 65,536 identifiers that a source has before it uses one again."""
 
 
 def read(name: str) -> str:
@@ -45,3 +47,13 @@ def accept_any_source(interfaces: Iterable[str]) -> None:
     """
     for name in ("all", *interfaces):
         ensure(f"net/ipv4/conf/{name}/rp_filter", "0")
+
+
+def accept_mixed_fragments() -> None:
+    """IPv4 fragments of many datagrams of one source may come mixed.
+
+    The kernel gives a datagram up when more than 64 fragments of its source have come between two of its own. Behind a carrier's NAT a
+    source is many clients, and where routers hash ports the first fragments go another way than the others. IPv6 knows no such limit.
+    Source: net/ipv4/ip_fragment.c (ip_frag_too_far); RFC 4963. Raises DataplaneError as `ensure` does.
+    """
+    ensure("net/ipv4/ipfrag_max_dist", str(FRAGMENTS_APART))

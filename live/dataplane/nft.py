@@ -323,6 +323,7 @@ def _set_parameters(interfaces: Sequence[str], versions: Sequence[int]) -> None:
         sysctl.ensure("net/ipv4/ip_forward", "1")
         sysctl.ensure("net/ipv4/fwmark_reflect", "1")
         sysctl.accept_any_source(interfaces)
+        sysctl.accept_mixed_fragments()
         for name in ("all", *interfaces):
             sysctl.ensure(f"net/ipv4/conf/{name}/send_redirects", "0")
         for name in interfaces:

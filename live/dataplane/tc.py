@@ -172,6 +172,7 @@ class TcDataplane:
         for parameter in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
             sysctl.ensure(parameter, "1")
         sysctl.accept_any_source(interfaces)
+        sysctl.accept_mixed_fragments()
         if not self._pins.exists():
             _sweep(self._pins.parent)
             self._pins.mkdir()
