@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -76,18 +76,11 @@ class Watch:
     def __init__(self, response: urllib3.response.BaseHTTPResponse) -> None:
         self.code = response.status
         self._response = response
-        self._lines = self._read()
-
-    def _read(self) -> Iterator[Json]:
-        pending = b""
-        for block in self._response.stream(65536):
-            *lines, pending = (pending + block).split(b"\n")
-            for line in lines:
-                yield json.loads(line)
+        self._events = _events(response)
 
     def next(self) -> Json | None:
         """The next event, None at the end of the watch. Raises urllib3's ReadTimeoutError after the deadline."""
-        return next(self._lines, None)
+        return next(self._events, None)
 
     def until(self, kind: str, name: str = "") -> Json:
         """The object of the next event of a type, about an object of a name if one is given."""
@@ -99,7 +92,7 @@ class Watch:
 
     def rest(self) -> list[Json]:
         """All events until the end."""
-        return list(self._lines)
+        return list(self._events)
 
     def __enter__(self) -> Watch:
         return self
@@ -107,7 +100,19 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._events.close()
         self._response.close()
+
+
+def _events(response: urllib3.response.BaseHTTPResponse) -> Generator[Json, None, None]:
+    """Knows nothing of its Watch, or both would wait for the garbage collector: that may close this, which needs the lock of the
+    connection pool, while the thread that it interrupts holds it.
+    """
+    pending = b""
+    for block in response.stream(65536):
+        *lines, pending = (pending + block).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
 
 
 class Client:
