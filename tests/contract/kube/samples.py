@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.contract.kube.client import Client, Json
+from tests.contract.kube.client import DEADLINE_S, DISCOVERY, Client, Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +115,29 @@ def gate_crd(group: str) -> Json:
 
 
 def make_gates(api: Client, namespace: Namespace, group: str) -> Gates:
-    """Creates the CRD and returns when the kind is served."""
+    """Creates the CRD and returns when the kind is served and kubectl can find it."""
     gates = Gates(group, namespace.name)
     made = api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", gate_crd(group))
     assert made.code == 201, made.body
     api.wait_for(gates.crd_path, _established)
-    # Established is said before every part of the real server serves the kind.
-    for _ in range(200):
-        if api.get(gates.path()).code == 200:
-            break
+    # Established is said before every part of the real server serves the kind, and it is served before discovery lists it. There is
+    # nothing to watch: so it is asked again and again.
+    ends = time.monotonic() + DEADLINE_S
+    while not (api.get(gates.path()).code == 200 and _versions_found(api, group) == {"v1", "v1beta1"}):
+        assert time.monotonic() < ends, f"{gates.path()} is not served, or not listed, within {DEADLINE_S} s"
     return gates
+
+
+def _versions_found(api: Client, group: str) -> set[str]:
+    """The versions of a group that discovery lists with their kinds."""
+    groups = api.get("/apis", accept=DISCOVERY).body["items"]
+    return {
+        version["version"]
+        for each in groups
+        if each["metadata"]["name"] == group
+        for version in each["versions"]
+        if version.get("resources")
+    }
 
 
 def _established(crd: Json) -> bool:

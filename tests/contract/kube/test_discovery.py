@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core import kube
-from tests.contract.kube.client import Client
+from tests.contract.kube.client import DISCOVERY, Client
 from tests.contract.kube.samples import Gates
-
-AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz"])
@@ -44,7 +42,7 @@ def test_resources_tell_verbs_short_names_and_subresources(api: Client) -> None:
 
 @pytest.mark.parametrize("path", ["/api", "/apis"])
 def test_aggregated_discovery_is_one_answer(api: Client, path: str) -> None:
-    answer = api.get(path, accept=AGGREGATED)
+    answer = api.get(path, accept=DISCOVERY)
     assert answer.headers["Content-Type"].startswith("application/json;g=apidiscovery.k8s.io;v=v2")
     assert answer.body["kind"] == "APIGroupDiscoveryList"
     found = {
