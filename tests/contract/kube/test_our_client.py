@@ -322,7 +322,8 @@ def test_scaling_is_a_merge_patch_and_an_applier_takes_it_back(client: KubeClien
 
 
 def test_an_event_is_written_and_counted(client: KubeClient, namespace: str) -> None:
-    about = {"apiVersion": "v1", "kind": "Service", **client.create(SERVICES, service(namespace, "a"))}
+    # About a Pod: of a Service the real server's own repairs write events too.
+    about = {"apiVersion": "v1", "kind": "Pod", **client.create(PODS, pod(namespace, "a"))}
     event = events.Event(warning=True, reason="NoEndpoints", message="nobody is ready")
     name = events.event_name(event, about)
     for count in (1, 2, 3):
