@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TidegateError as error:
         return _say(f"tidegate: {error}", FAILED)
     except KeyboardInterrupt:
-        return _say("tidegate: interrupted", INTERRUPTED)
+        pass
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             what = f"{error.filename or 'a file'}: {error.strerror}"
@@ -135,6 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         where = f"{type(error).__name__}: {error}"
         return _say(f"tidegate: a fault of Tidegate itself: {where}\n  TIDEGATE_TRACEBACK=1 shows where", INTERNAL)
+    # Only here, where the exception is gone and its frames with it: a phase that was interrupted while it began ends with them, and
+    # says so before the last line.
+    return _say("tidegate: interrupted", INTERRUPTED)
 
 
 def _say(text: str, code: int) -> int:

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from core.errors import ApiError, MachineError
 from scenarios import cli
 from scenarios.load import EXAMPLES
+from scenarios.progress import Progress
 from scenarios.reference import reference
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +218,25 @@ def test_errors_become_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert fake_command(monkeypatch, KeyboardInterrupt()) == 130
     assert fake_command(monkeypatch, RuntimeError("oops")) == 70
     assert "a fault of Tidegate itself: RuntimeError: oops" in capsys.readouterr().err
+
+
+def test_a_phase_that_is_interrupted_while_it_begins_says_so_before_the_last_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before `with` knows that the phase has begun, nobody ends it: it ends with the frame that it began in."""
+
+    def is_interrupted(_arguments: list[str]) -> int:
+        never_left = ExitStack()
+        never_left.enter_context(Progress(lambda: 0.0).phase("boot", "making nodes", "nodes made"))
+        raise KeyboardInterrupt
+
+    import scenarios.commands.list as command
+
+    monkeypatch.setattr(command, "main", is_interrupted)
+    assert cli.main(["list"]) == 130
+    *_, phase, last = capsys.readouterr().err.splitlines()
+    assert phase.split()[:3] == ["✗", "making", "nodes"]
+    assert last == "tidegate: interrupted"
 
 
 def test_a_fault_shows_its_traceback_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
