@@ -54,6 +54,10 @@ def accept_mixed_fragments() -> None:
 
     The kernel gives a datagram up when more than 64 fragments of its source have come between two of its own. Behind a carrier's NAT a
     source is many clients, and where routers hash ports the first fragments go another way than the others. IPv6 knows no such limit.
-    Source: net/ipv4/ip_fragment.c (ip_frag_too_far); RFC 4963. Raises DataplaneError as `ensure` does.
+    A higher limit, or none (0), is left as it is. Source: net/ipv4/ip_fragment.c (ip_frag_too_far); RFC 4963. Raises DataplaneError as
+    `ensure` does.
     """
-    ensure("net/ipv4/ipfrag_max_dist", str(FRAGMENTS_APART))
+    name = "net/ipv4/ipfrag_max_dist"
+    found = read(name)
+    if found != "0" and int(found or FRAGMENTS_APART) < FRAGMENTS_APART:
+        ensure(name, str(FRAGMENTS_APART))

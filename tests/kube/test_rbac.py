@@ -11,12 +11,11 @@ import pytest
 import yaml
 
 from core.kube import ALL_RESOURCES
-from tests.contract.kube.client import Client, Json, Server
+from tests.contract.kube.client import DISCOVERY, Client, Json, Server
 from tests.kube.needs import EVERYWHERE, GATEWAYS_NAMESPACE, NEEDS, OWN_NAMESPACE, Right, covers
 
 RBAC = Path(__file__).parents[2] / "live" / "deploy" / "rbac.yaml"
 ACCESS = "rbac.authorization.k8s.io"
-DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 MORE_VERBS = (
     # Verbs that only access rules know. Source: kubernetes.io/docs/reference/access-authn-authz/authorization, "Request verbs".
