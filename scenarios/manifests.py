@@ -111,7 +111,7 @@ def _objects(node: Node, problems: list[Problem]) -> Iterator[ManifestObject]:
         return
     value = node.json()
     if (
-        value.get("kind") == "List"
+        str(value.get("kind")).endswith("List")
         and isinstance(items := node.value.get("items"), tuple)
         and isinstance(items.node.value, tuple)
     ):

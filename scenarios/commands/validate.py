@@ -73,7 +73,16 @@ def _one(name: str) -> tuple[str, tuple[ManifestObject, ...]]:
             raise InputError(*found.doubts)
         return f"scenario {loaded.scenario.name} with {len(found.objects)} objects, good", ()
     objects = read_manifests([path])
-    return f"{len(objects)} object{'s' if len(objects) > 1 else ''}, good", objects
+    return f"{len(objects)} object{'s' if len(objects) > 1 else ''}, good{_unread(objects)}", objects
+
+
+def _unread(objects: Sequence[ManifestObject]) -> str:
+    """The kinds among them that nobody looked at: they are somebody else's, or their group is misspelt."""
+    kinds = {f"{obj.ref.kind} of {obj.group or 'v1'}": obj.node.where for obj in reversed(objects) if not obj.known}
+    if not kinds:
+        return ""
+    listed = ", ".join(f"{kind} ({where})" for kind, where in reversed(kinds.items()))
+    return f"; not looked at, for Tidegate does not read these kinds: {listed}"
 
 
 def _between(objects: Sequence[ManifestObject]) -> list[Problem]:

@@ -159,6 +159,18 @@ def test_a_file_that_is_a_part_of_something_is_no_mistake(capsys: pytest.Capture
     assert say(capsys, "validate", "m.yaml") == (0, "m.yaml: 1 object, good\n", [])
 
 
+def test_kinds_that_nobody_reads_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A group that is misspelt would be taken for somebody else's: good is said only of what was looked at."""
+    other = "apiVersion: l34.gateway.api.pco/v1\nkind: L34Route\nmetadata: {name: n}\n---\n"
+    config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c%d}\n---\n"
+    Path("m.yaml").write_text(other + config % 1 + config % 2 + MANIFEST.split("---\n")[4])
+    said = (
+        "m.yaml: 4 objects, good; not looked at, for Tidegate does not read these kinds: "
+        "L34Route of l34.gateway.api.pco (m.yaml:1), ConfigMap of v1 (m.yaml:5)\n"
+    )
+    assert say(capsys, "validate", "m.yaml") == (0, said, [])
+
+
 def test_a_router_on_a_vlan_that_no_network_is(capsys: pytest.CaptureFixture[str]) -> None:
     """It would wait for its setup deadline."""
     Path("s.yaml").write_text(SCENARIO.replace("vlan: 200", "vlan: 201"))

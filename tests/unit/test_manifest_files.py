@@ -37,6 +37,22 @@ spec:
   interface: vlan-200
   bgp: {holdTime: 3s}
 """
+SERVICE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: s}
+spec: {ports: [{port: 4000}]}
+"""
+DEPLOYMENT = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d}
+spec:
+  selector: {matchLabels: {app: d}}
+  template:
+    metadata: {labels: {app: d}}
+    spec: {containers: [{name: c, image: i}]}
+"""
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
@@ -67,6 +83,8 @@ def test_the_manifests_of_the_seed_are_good_unchanged() -> None:
         (ROUTE, "  name: r", "  name: r\n  lables: {}", "m.yaml:5: unknown key: found 'lables', expected 'labels'"),
         (ROUTE, "spec:", "specs:", "m.yaml:5: unknown key: found 'specs', expected 'spec'"),
         (ROUTE, "L34Route", "L34Rout", "m.yaml:2: unknown kind: found 'L34Rout', expected 'L34Route'"),
+        (SERVICE, "Service", "Servcie", "m.yaml:2: unknown kind: found 'Servcie', expected 'Service'"),
+        (DEPLOYMENT, "Deployment", "Deploymnt", "m.yaml:2: unknown kind: found 'Deploymnt', expected 'Deployment'"),
         (ROUTE, "priority: 1", "priority: high", "m.yaml:8: L34Route default/r: spec.priority"),
         (ROUTE, "[TCP]", "[TCP, TPC]", "m.yaml:9: L34Route default/r: spec.protocols[1]: unknown protocol"),
         (ROUTE, "20.0.0.1/32", "20.0.0.1/33", "m.yaml:10: L34Route default/r: spec.destinationCIDRs[0]: not a CIDR"),
@@ -106,6 +124,28 @@ def test_a_list_is_its_items_and_later_objects_count(tmp_path: Path) -> None:
     objects = read_manifests([tmp_path / "list.yaml", tmp_path / "later.yaml"])
     assert [str(found.ref) for found in objects] == ["L34Route default/r"] * 2
     assert [obj["spec"]["priority"] for obj in desired(objects)] == [2]
+
+
+def test_a_list_of_one_kind_is_its_items(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(
+        "apiVersion: v1\nkind: ServiceList\nitems:\n-" + "".join(f"  {line}\n" for line in SERVICE.splitlines())[1:]
+    )
+    assert [str(found.ref) for found in read_manifests([tmp_path / "m.yaml"])] == ["Service default/s"]
+
+
+@pytest.mark.parametrize("group_version", ["v1", "apps/v1", "gateway.networking.k8s.io/v1", "discovery.k8s.io/v1"])
+def test_a_kind_that_its_group_does_not_have(tmp_path: Path, group_version: str) -> None:
+    """It would be taken for somebody else's, and what it says would be missing from the plan without a word."""
+    text = f"apiVersion: {group_version}\nkind: Nonsense\nmetadata: {{name: n}}\n"
+    assert "m.yaml:2: unknown kind: found 'Nonsense'" in "\n".join(problems(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("group_version", "kind"), [("v1", "ConfigMap"), ("apps/v1", "StatefulSet"), ("example.com/v1", "Servcie")]
+)
+def test_a_kind_that_tidegate_does_not_read(tmp_path: Path, group_version: str, kind: str) -> None:
+    (tmp_path / "m.yaml").write_text(f"apiVersion: {group_version}\nkind: {kind}\nmetadata: {{name: n}}\n")
+    assert [found.known for found in read_manifests([tmp_path / "m.yaml"])] == [False]
 
 
 def test_networks_are_applied_before_the_pods_that_need_them() -> None:
